@@ -1,0 +1,104 @@
+"""An encoder with the head of a task.
+
+Axes: b sample, s token map, n place, d width.
+"""
+
+from typing import Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from geomaestro.config import Strict
+from geomaestro.errors import SpecError
+from geomaestro.models.encoder import Encoder, EncoderSpec, Tokens
+from geomaestro.nn.heads import PixelHead, Pooling, VectorHead, resize_maps
+from geomaestro.samples import Batch
+
+TaskKind = Literal["classes", "multilabel", "regression", "pixels"]
+
+
+class Task(Strict):
+    """What is to be predicted.
+
+    `classes` names the outputs (of a regression, the quantities). `ignore` is the label value that never counts in
+    losses and metrics. `pixels` tasks predict an image on the ground of `reference_sensor`, with `patch_px` label
+    pixels to a side of one of its patches.
+    """
+
+    name: str
+    kind: TaskKind
+    classes: tuple[str, ...] = Field(min_length=1)
+    ignore: int = -1
+    reference_sensor: str | None = None
+    patch_px: int | None = None
+
+    @model_validator(mode="after")
+    def _pixels_have_a_grid(self) -> Self:
+        if self.kind == "pixels" and (self.reference_sensor is None or self.patch_px is None):
+            raise ValueError(f"task {self.name!r} predicts pixels: give reference_sensor and patch_px")
+        return self
+
+
+class HeadSpec(Strict):
+    """The head: how tokens are pooled."""
+
+    pooling: Pooling = "attentive"
+
+
+class TaskModel(nn.Module):
+    """Encoder and head; `forward` gives logits (b classes), or (b classes h w) for pixels."""
+
+    def __init__(self, encoder: Encoder, task: Task, head: HeadSpec) -> None:
+        super().__init__()
+        self.task = task
+        self.encoder = encoder
+        self.head = make_head(task, head, encoder.spec)
+
+    def forward(self, batch: Batch[Tensor]) -> Tensor:
+        """Logits of a batch of stored pixels."""
+        return apply_head(self.head, self.task, self.encoder(batch))
+
+
+def make_head(task: Task, head: HeadSpec, encoder: EncoderSpec) -> nn.Module:
+    """A new head for a task.
+
+    Raises:
+        SpecError: if the task's reference sensor is unknown to the encoder.
+    """
+    if task.kind != "pixels":
+        return VectorHead(head.pooling, encoder.dim, len(task.classes))
+    if task.reference_sensor not in encoder.inputs:
+        known = ", ".join(encoder.inputs)
+        raise SpecError(f"task {task.name!r}: reference_sensor {task.reference_sensor!r} is not one of {known}")
+    assert task.patch_px is not None, "checked by Task"
+    return PixelHead(head.pooling, encoder.dim, len(task.classes), task.patch_px)
+
+
+def apply_head(head: nn.Module, task: Task, tokens: Tokens) -> Tensor:
+    """Tokens -> logits."""
+    if task.kind != "pixels":
+        flat, present = tokens.flat()
+        out: Tensor = head(flat, present)
+        return out
+    assert task.reference_sensor is not None, "checked by Task"
+    grid = tokens.grids[task.reference_sensor]
+    maps, present = maps_on_grid(tokens, grid)
+    pixels: Tensor = head(maps, present, grid[0])
+    return pixels
+
+
+def maps_on_grid(tokens: Tokens, grid: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+    """All sensors' maps (b s n d) on one grid (rows, cols), and which tokens exist (b s n), or None for all."""
+    maps = torch.cat([resize_maps(x, tokens.grids[name], grid) for name, x in tokens.maps.items()], dim=1)
+    if all(p is None for p in tokens.present.values()):
+        return maps, None
+    known = []
+    for name, x in tokens.maps.items():
+        present = tokens.present[name]
+        if present is None:
+            known.append(maps.new_ones(len(x), x.shape[1], grid[0] * grid[1], dtype=torch.bool))
+        else:
+            share = resize_maps(present[..., None].to(x.dtype), tokens.grids[name], grid)[..., 0]
+            known.append(share > 0.5)
+    return maps, torch.cat(known, dim=1)

@@ -1,0 +1,108 @@
+"""Heads of tasks: tokens -> one answer per sample, or one per pixel. An encoder knows none of them.
+
+Axes: b sample, l token, s map (a sensor's band group at a date), n place, d width, h head.
+"""
+
+from typing import Literal
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional
+
+Pooling = Literal["attentive", "mean"]
+POOL_HEADS = 8  # official code
+
+
+def _some_present(present: Tensor) -> Tensor:
+    """Let a place without any token look at all of them, so that nothing is NaN; its answer is not to be used."""
+    return present | ~present.any(dim=-1, keepdim=True)
+
+
+class AttentivePool(nn.Module):
+    """One learned query looks at all tokens. Source: official code.
+
+    The query is the same for every sample, so keys are never formed: q.(K x) == (K'q).x, and values are formed after
+    the weighted sum. That is the same number at a fraction of the work.
+    """
+
+    def __init__(self, dim: int, heads: int = POOL_HEADS) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(dim)
+        self.to_kv = nn.Linear(dim, 2 * dim, bias=False)
+        self.query = nn.Parameter(torch.randn(dim))
+        self.out_norm = nn.LayerNorm(dim)
+
+    def forward(self, tokens: Tensor, present: Tensor | None) -> Tensor:
+        """(b l d), present (b l) or None -> (b d)."""
+        x = self.norm(tokens)
+        to_k, to_v = (part.unflatten(0, (self.heads, -1)) for part in self.to_kv.weight.chunk(2))
+        query = self.query.unflatten(0, (self.heads, -1))
+        asked = torch.einsum("he,hed->hd", query, to_k) * query.shape[-1] ** -0.5
+        score = (x @ asked.T).transpose(1, 2)
+        if present is not None:
+            score = score.masked_fill(~_some_present(present)[:, None, :], float("-inf"))
+        heard = score.softmax(dim=-1) @ x
+        pooled = torch.einsum("bhd,hed->bhe", heard, to_v).flatten(1)
+        out: Tensor = self.out_norm(pooled)
+        return out
+
+
+class MeanPool(nn.Module):
+    """Mean over present tokens."""
+
+    def forward(self, tokens: Tensor, present: Tensor | None) -> Tensor:
+        """(b l d), present (b l) or None -> (b d)."""
+        if present is None:
+            return tokens.mean(dim=1)
+        weight = present[..., None].to(tokens.dtype)
+        return (tokens * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
+
+
+def make_pool(pooling: Pooling, dim: int) -> nn.Module:
+    """The pooling of a head."""
+    return AttentivePool(dim) if pooling == "attentive" else MeanPool()
+
+
+class VectorHead(nn.Module):
+    """All tokens of a sample -> `outputs` numbers: class or label logits, or regression."""
+
+    def __init__(self, pooling: Pooling, dim: int, outputs: int) -> None:
+        super().__init__()
+        self.pool = make_pool(pooling, dim)
+        self.linear = nn.Linear(dim, outputs)
+
+    def forward(self, tokens: Tensor, present: Tensor | None) -> Tensor:
+        """(b l d) -> (b outputs)."""
+        out: Tensor = self.linear(self.pool(tokens, present))
+        return out
+
+
+class PixelHead(nn.Module):
+    """Token maps on one grid -> (b outputs h w): pooled over maps at each place, then mapped to that place's pixels."""
+
+    def __init__(self, pooling: Pooling, dim: int, outputs: int, patch_px: int) -> None:
+        super().__init__()
+        self.patch_px = patch_px
+        self.pool = make_pool(pooling, dim)
+        self.linear = nn.Linear(dim, outputs * patch_px**2)
+
+    def forward(self, maps: Tensor, present: Tensor | None, rows: int) -> Tensor:
+        """(b s n d), present (b s n) or None -> (b outputs h w)."""
+        flat = rearrange(maps, "b s n d -> (b n) s d")
+        known = None if present is None else rearrange(present, "b s n -> (b n) s")
+        pixels = self.linear(self.pool(flat, known))
+        size = self.patch_px
+        return rearrange(
+            pixels, "(b rows cols) (y x o) -> b o (rows y) (cols x)", b=len(maps), rows=rows, y=size, x=size
+        )
+
+
+def resize_maps(maps: Tensor, grid: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """Token maps (b s n d) of `grid` = (rows, cols) -> `new` grid, bilinear. Source: official code."""
+    if grid == new:
+        return maps
+    images = rearrange(maps, "b s (rows cols) d -> (b s) d rows cols", rows=grid[0])
+    resized = functional.interpolate(images, new, mode="bilinear")
+    return rearrange(resized, "(b s) d rows cols -> b s (rows cols) d", b=len(maps))

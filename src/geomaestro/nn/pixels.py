@@ -1,0 +1,98 @@
+"""Stored pixels -> model input, on the model's device: unit, normalisation, size, invalid pixels, patches.
+
+Axes: b sample, t date, c band, h row, w column, n patch, p pixel of a patch.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import Tensor
+from torch.nn import functional
+
+from geomaestro.errors import SpecError
+from geomaestro.nn.patches import patchify
+from geomaestro.sensors import Input, ModelInput, Sensor
+
+LOG_FLOOR = 1e-10  # official code; keeps the logarithm of a zero-filled radar pixel finite
+HEIGHT_FACTOR = 30.0  # official code; surface minus terrain is tens of metres where heights are hundreds
+
+
+@dataclass(frozen=True, slots=True)
+class Patches:
+    """A sensor's patches `values` (b t n p c) on a `grid` (rows, cols) of patches.
+
+    `valid` (b t n p) is True for measured pixels and `present` (b t n) for patches with at least one; None stands for
+    all True.
+    """
+
+    values: Tensor
+    grid: tuple[int, int]
+    valid: Tensor | None
+    present: Tensor | None
+
+
+def scale_pixels(images: Tensor, sensor: Sensor) -> Tensor:
+    """Stored numbers (b t c h w) -> normalised float32, by the sensor's unit, then its scaling."""
+    x = images.float()
+    if sensor.scale != 1.0 or sensor.offset != 0.0:
+        x = x * sensor.scale + sensor.offset
+    scaling = sensor.scaling
+    if scaling.log:
+        x = x.clamp(min=LOG_FLOOR).log()
+    if scaling.subtract != 0.0:
+        x = x - _per_band(scaling.subtract, x)
+    if scaling.divide_by != 1.0:
+        x = x / _per_band(scaling.divide_by, x)
+    if scaling.heights:
+        x = torch.cat([x[:, :, :1], HEIGHT_FACTOR * (x[:, :, :1] - x[:, :, 1:])], dim=2)
+    return x
+
+
+def _per_band(value: float | tuple[float, ...], like: Tensor) -> Tensor | float:
+    return like.new_tensor(value)[:, None, None] if isinstance(value, tuple) else value
+
+
+def resize_pixels(images: Tensor, how: Input, name: str) -> Tensor:
+    """Bring images (b t c h w) to the model's size where its input says so.
+
+    Raises:
+        SpecError: if `resize` is "none" and a side is not a whole number of patches.
+    """
+    size = tuple(images.shape[-2:])
+    if how.resize == "none":
+        if size[0] % how.patch_px or size[1] % how.patch_px:
+            raise SpecError(
+                f"sensor {name!r}: images of {size[0]} x {size[1]} pixels are not a whole number of {how.patch_px}-pixel "
+                f"patches; crop them, or set `resize` of its model input to bring them to {how.size_px[0]} x {how.size_px[1]}"
+            )
+        return images
+    if size == how.size_px:
+        return images
+    flat = functional.interpolate(images.flatten(0, 1), how.size_px, mode=how.resize)
+    return flat.unflatten(0, images.shape[:2])
+
+
+def make_patches(
+    images: Tensor, source: ModelInput, name: str, present: Tensor | None = None, valid: Tensor | None = None
+) -> Patches:
+    """Scale, resize and cut a sensor's images (b t c h w).
+
+    `present` (b t) and `valid` (b t h w) come together, or not at all where everything is there; invalid pixels take
+    the mean of their patch and band, which leaks nothing to other tokens.
+    """
+    size = source.input.patch_px
+    x = resize_pixels(scale_pixels(images, source.sensor), source.input, name)
+    grid = x.shape[-2] // size, x.shape[-1] // size
+    if present is None or valid is None:
+        return Patches(patchify(x, size), grid, None, None)
+    resized = resize_pixels(valid[:, :, None].float(), source.input, name) > 0.5
+    known = rearrange(patchify(resized, size), "b t n p 1 -> b t n p") & present[:, :, None, None]
+    values = patchify(x, size)
+    return Patches(_fill(values, known), grid, known, known.any(dim=-1))
+
+
+def _fill(values: Tensor, known: Tensor) -> Tensor:
+    values = values.masked_fill(~known[..., None], 0.0)
+    count = known.sum(dim=-1)[..., None, None].clamp(min=1)
+    return torch.where(known[..., None], values, values.sum(dim=-2, keepdim=True) / count)

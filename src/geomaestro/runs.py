@@ -1,0 +1,125 @@
+"""The run folder: files written whole or not at all, one writer at a time, `result.json` last."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from geomaestro.errors import RunError
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write to a temporary name in the same folder, sync, rename: a reader sees the old file or the new one.
+
+    Raises:
+        RunError: if the folder can't be written (full disk, no permission); the old file is untouched.
+    """
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            temporary = file.name
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)
+        raise RunError(f"{path}: could not be written ({error.strerror or error}); free some space or choose another folder") from None
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically."""
+    write_atomically(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def append_row(path: Path, row: Mapping[str, Any]) -> None:
+    """Append one line of JSON."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of a JSON-lines file; a last line cut short by a kill is left out."""
+    if not path.is_file():
+        return []
+    rows = []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    for number, line in enumerate(lines, start=1):
+        try:
+            if line:
+                rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            if number == len(lines):
+                break
+            raise RunError(f"{path}: line {number} is not JSON; the file was edited or damaged") from None
+    return rows
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Replace a JSON-lines file atomically."""
+    write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+
+def open_run(folder: Path, recipe: Mapping[str, Any], *, resume: bool) -> None:
+    """Make or re-enter a run folder. `recipe` is written as `recipe.yaml`, and a resumed run must have the same.
+
+    Raises:
+        RunError: if the folder holds a run and `resume` is False, or holds another recipe, or can't be made.
+    """
+    path = folder / "recipe.yaml"
+    content = yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True)
+    if path.is_file():
+        if not resume:
+            raise RunError(f"{folder}: already holds a run; go on with --resume, or choose another --out")
+        changed = _differences(yaml.safe_load(path.read_text(encoding="utf-8")), yaml.safe_load(content))
+        if changed:
+            raise RunError(f"{folder}: holds a run of another recipe ({', '.join(changed[:5])}); choose another --out")
+        return
+    if resume and not folder.exists():
+        raise RunError(f"{folder}: nothing to resume there")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{folder}: can't be made ({error.strerror})") from None
+    write_atomically(path, content.encode())
+
+
+def _differences(old: Any, new: Any, place: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = dict.fromkeys([*old, *new])
+        return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{place}.{k}" if place else str(k))]
+    return [] if old == new else [f"{place}: {old!r} then, {new!r} now"]
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold a run folder for this process.
+
+    Raises:
+        RunError: if another process holds it.
+    """
+    import fcntl
+
+    path = folder / ".lock"
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunError(f"{folder}: another process is writing this run; wait for it, or choose another --out") from None
+        yield

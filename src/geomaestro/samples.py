@@ -1,0 +1,111 @@
+"""Sample and Batch: pixels, dates and validity of every sensor, generic over numpy and torch.
+
+Axes: b sample, t date, c band, h row, w column.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+A = TypeVar("A")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample(Generic[A]):
+    """One place: its pixels as stored, and what is known of them.
+
+    `images[sensor]` (t c h w), `dates[sensor]` (t 3) = year, day of year, hour; `present[sensor]` (t) is True where
+    the date exists; `valid[sensor]` (t h w) is True where the pixel was measured. A sensor that the sample lacks is
+    there with `present` all False. `place` is (longitude, latitude) in degrees.
+    """
+
+    id: str
+    images: Mapping[str, A]
+    dates: Mapping[str, A]
+    present: Mapping[str, A]
+    valid: Mapping[str, A]
+    reference_date: A
+    labels: Mapping[str, A] = field(default_factory=dict)
+    place: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch(Generic[A]):
+    """Samples stacked along a first axis b; otherwise as `Sample`.
+
+    `complete[sensor]` is True where nothing of that sensor is absent or invalid in any sample: known on the host, so
+    that the model can leave out masks without asking the device.
+    """
+
+    ids: tuple[str, ...]
+    images: Mapping[str, A]
+    dates: Mapping[str, A]
+    present: Mapping[str, A]
+    valid: Mapping[str, A]
+    reference_date: A
+    complete: Mapping[str, bool]
+    labels: Mapping[str, A] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def only(self, sensors: Sequence[str]) -> "Batch[A]":
+        """The same batch with these sensors alone."""
+        keep = {key: {s: getattr(self, key)[s] for s in sensors} for key in PER_SENSOR}
+        return replace(self, **keep)
+
+
+PER_SENSOR = ("images", "dates", "present", "valid", "complete")
+
+
+def collate(samples: Sequence[Sample[np.ndarray]]) -> Batch[np.ndarray]:
+    """Stack samples of equal shapes.
+
+    Raises:
+        ValueError: if the samples differ in sensors or shapes.
+    """
+    first = samples[0]
+    stacked: dict[str, dict[str, np.ndarray]] = {}
+    for key in ("images", "dates", "present", "valid", "labels"):
+        names = getattr(first, key)
+        stacked[key] = {name: np.stack([getattr(s, key)[name] for s in samples]) for name in names}
+    complete = {s: bool(stacked["present"][s].all() and stacked["valid"][s].all()) for s in first.images}
+    return Batch(
+        ids=tuple(s.id for s in samples),
+        reference_date=np.stack([s.reference_date for s in samples]),
+        complete=complete,
+        **stacked,
+    )
+
+
+def take(batch: Batch[Any], index: Any) -> Batch[Any]:
+    """Rows `index` of a batch held in memory; numpy indexes numpy, torch indexes torch."""
+    picked = {
+        key: {name: value[index] for name, value in getattr(batch, key).items()}
+        for key in ("images", "dates", "present", "valid", "labels")
+    }
+    ids = np.asarray(batch.ids, dtype=object)[np.asarray(index)]
+    return replace(batch, ids=tuple(ids), reference_date=batch.reference_date[index], **picked)
+
+
+def to_torch(batch: Batch[np.ndarray], device: "torch.device | str" = "cpu") -> "Batch[torch.Tensor]":
+    """Move a batch to a device, values in their stored types (16-bit unsigned as 32-bit: torch lacks arithmetic on it)."""
+    import torch
+
+    def move(value: np.ndarray) -> "torch.Tensor":
+        if value.dtype == np.uint16:
+            value = value.astype(np.int32)
+        if value.dtype == np.float64:
+            value = value.astype(np.float32)
+        return torch.from_numpy(np.ascontiguousarray(value)).to(device, non_blocking=True)
+
+    moved = {
+        key: {name: move(value) for name, value in getattr(batch, key).items()}
+        for key in ("images", "dates", "present", "valid", "labels")
+    }
+    return replace(batch, reference_date=move(batch.reference_date), **moved)  # type: ignore[arg-type]
