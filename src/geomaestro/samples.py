@@ -38,6 +38,7 @@ class Sample(Generic[A]):
 class Batch(Generic[A]):
     """Samples stacked along a first axis b; otherwise as `Sample`.
 
+    `keys` (b) int64 decide what is hidden of each sample in pretraining; None outside training.
     `complete[sensor]` is True where nothing of that sensor is absent or invalid in any sample: known on the host, so
     that the model can leave out masks without asking the device.
     """
@@ -50,6 +51,7 @@ class Batch(Generic[A]):
     reference_date: A
     complete: Mapping[str, bool]
     labels: Mapping[str, A] = field(default_factory=dict)
+    keys: A | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -63,8 +65,8 @@ class Batch(Generic[A]):
 PER_SENSOR = ("images", "dates", "present", "valid", "complete")
 
 
-def collate(samples: Sequence[Sample[np.ndarray]]) -> Batch[np.ndarray]:
-    """Stack samples of equal shapes.
+def collate(samples: Sequence[Sample[np.ndarray]], keys: Sequence[int] | None = None) -> Batch[np.ndarray]:
+    """Stack samples of equal shapes, with their keys if they are visits of training.
 
     Raises:
         ValueError: if the samples differ in sensors or shapes.
@@ -79,6 +81,7 @@ def collate(samples: Sequence[Sample[np.ndarray]]) -> Batch[np.ndarray]:
         ids=tuple(s.id for s in samples),
         reference_date=np.stack([s.reference_date for s in samples]),
         complete=complete,
+        keys=None if keys is None else np.asarray(keys, np.int64),
         **stacked,
     )
 
@@ -90,7 +93,8 @@ def take(batch: Batch[Any], index: Any) -> Batch[Any]:
         for key in ("images", "dates", "present", "valid", "labels")
     }
     ids = np.asarray(batch.ids, dtype=object)[np.asarray(index)]
-    return replace(batch, ids=tuple(ids), reference_date=batch.reference_date[index], **picked)
+    keys = None if batch.keys is None else batch.keys[index]
+    return replace(batch, ids=tuple(ids), reference_date=batch.reference_date[index], keys=keys, **picked)
 
 
 def to_torch(batch: Batch[np.ndarray], device: "torch.device | str" = "cpu") -> "Batch[torch.Tensor]":
@@ -108,4 +112,17 @@ def to_torch(batch: Batch[np.ndarray], device: "torch.device | str" = "cpu") -> 
         key: {name: move(value) for name, value in getattr(batch, key).items()}
         for key in ("images", "dates", "present", "valid", "labels")
     }
-    return replace(batch, reference_date=move(batch.reference_date), **moved)  # type: ignore[arg-type]
+    keys = None if batch.keys is None else move(batch.keys)
+    return replace(batch, reference_date=move(batch.reference_date), keys=keys, **moved)  # type: ignore[arg-type]
+
+
+def to_device(batch: "Batch[torch.Tensor]", device: "torch.device") -> "Batch[torch.Tensor]":
+    """Copy a batch of tensors to a device, asynchronously where its memory is pinned."""
+    if batch.reference_date.device == device:
+        return batch
+    moved = {
+        key: {name: value.to(device, non_blocking=True) for name, value in getattr(batch, key).items()}
+        for key in ("images", "dates", "present", "valid", "labels")
+    }
+    keys = None if batch.keys is None else batch.keys.to(device, non_blocking=True)
+    return replace(batch, reference_date=batch.reference_date.to(device, non_blocking=True), keys=keys, **moved)

@@ -90,7 +90,7 @@ def spec_of(
         dataset = config["datasets"][name]
         inputs = {s: model_input(name, s, dataset[s], config["interpolate"]) for s in dataset["filter_inputs"]}
         loss, target = LOSSES[config["loss"]]
-        mask = config["mask"]
+        hiding = hiding_values(config["mask"])
         settings = {"fusion": config["fusion_mode"], "joint_blocks": config["inter_depth"], "use_dates": config["use_date_enc"]}
         grid = dataset.get("grid_pos_enc")
         size = OFFICIAL_SIZES[config["model_size"]]
@@ -100,17 +100,17 @@ def spec_of(
     values = {
         "encoder": {"inputs": inputs, "position_grid": None if grid is None else (grid, grid), **settings, **sizes["encoder"]},
         "decoder": sizes["decoder"],
-        "hiding": hiding_values(mask),
+        "hiding": hiding,
         "loss": loss,
         "target": target,
     }
     return check(MaeSpec, values, source), warnings
 
 
-def hiding_values(mask: Mapping[str, Any]) -> dict[str, float]:
+def hiding_values(official: Mapping[str, Any]) -> dict[str, float]:
     """Official mask settings -> ours."""
     names = {"ratio": "mask_ratio", "scale": "mask_scale", "sensor": "mask_mod", "dates": "mask_dates", "places": "mask_loc", "bands": "mask_bands"}
-    return {ours: mask[theirs] or 0.0 for ours, theirs in names.items()}
+    return {ours: official[theirs] or 0.0 for ours, theirs in names.items()}
 
 
 def model_input(dataset: str, name: str, official: Mapping[str, Any], resize: str) -> dict[str, Any]:

@@ -26,7 +26,7 @@ MARKERS = {"fine-tune": "o", "from scratch": "s", "random forest": "^", "attenti
 WIDTH_IN = 9.0
 BESIDE = 0.03  # of a column: single points stand clear of the whisker of their mean
 MOST_POINTS = 400  # assumed; more are averaged in bins, or the page grows by a megabyte per curve
-MOST_COUNTED = 22  # assumed; above this many classes the counts no longer fit their cells
+MOST_COUNTED = 18  # assumed; above this many classes counts no longer fit their cells, and not every row is named
 STYLE: dict[str, Any] = {
     "svg.fonttype": "none", "text.parse_math": False, "font.size": 9, "text.color": INK, "axes.labelcolor": MUTED,
     "axes.edgecolor": RULE, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": RULE,
@@ -58,7 +58,7 @@ def _page_tag(tag: str) -> str:
     tag = re.sub(r"(\.\d\d)\d+", r"\1", re.sub(r' xmlns(:xlink)?="[^"]*"', "", tag)).replace("xlink:href", "href")
     for colour, variable in PAGE_COLOURS.items():
         tag = tag.replace(colour, variable)
-    return re.sub(r'^<g id="[^"]*"', "<g", tag)
+    return re.sub(r' id="[^"]*"', "", tag) if tag.startswith(("<g ", "<image ")) else tag
 
 
 def shorten(text: str, most: int = 30) -> str:
@@ -172,16 +172,17 @@ def confusion_figure(name: str, tables: dict[str, tuple[Sequence[str], np.ndarra
         panels = figure.subplots(1, 2, squeeze=False)[0]
         for axes in panels[len(tables) :]:
             axes.set_visible(False)
-        for nth, (axes, (title, (classes, counts))) in enumerate(zip(panels, tables.items(), strict=False)):
+        for nth, (axes, (title, (classes, counts))) in enumerate(zip(panels[: len(tables)], tables.items(), strict=True)):
             _draw_confusion(axes, counts)
             axes.set(title=title, xlabel="predicted class")
-            numbers = [str(i + 1) for i in range(len(classes))]
-            labels = [f"{shorten(text, 24)}  {n}" for text, n in zip(classes, numbers, strict=True)]
-            small = count > MOST_COUNTED
-            axes.set_xticks(range(len(classes)), numbers, rotation=90 if small else 0, fontsize=5 if small else 8)
-            axes.set_yticks(range(len(classes)), numbers if nth else labels, fontsize=5 if small else 8)
+            every = 1 if count <= MOST_COUNTED else -(-count // MOST_COUNTED)
+            places = range(0, len(classes), every)
+            numbers = [str(place + 1) for place in places]
+            names = [f"{shorten(classes[place], 24)}  {place + 1}" for place in places]
+            axes.set_xticks(places, numbers, fontsize=8)
+            axes.set_yticks(places, numbers if nth else names, fontsize=8)
 
-    return svg(name, "Confusion matrices", min(9.0, 2.6 + 0.14 * count), draw)
+    return svg(name, "Confusion matrices", min(4.4, 2.6 + 0.14 * count), draw)
 
 
 def _draw_confusion(axes: Any, counts: np.ndarray) -> None:

@@ -3,7 +3,6 @@
 Axes: k samples, t dates, c bands, h rows, w columns of pixels.
 """
 
-import os
 import zipfile
 from collections.abc import Sequence
 from importlib import resources
@@ -13,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from geomaestro.errors import RunError
-from geomaestro.report import figures
-from geomaestro.report.summary import BASELINES, FINE_TUNE, Row, Run, conclude, is_number, need, number, paired
-from geomaestro.report.summary import protocol_order, read_run, signed, summarise
+from geomaestro.report import figures, summary
+from geomaestro.report.summary import Row, Run, is_number, number
+from geomaestro.runs import write_atomically
 
 RGB_NAMES = (("r", "g", "b"), ("red", "green", "blue"), ("b04", "b03", "b02"), ("b4", "b3", "b2"))
 MOST_SAMPLES, MOST_STRIPS, MOST_DATES, MOST_BANDS = 6, 2, 8, 5  # assumed; more would not be looked at
@@ -34,18 +33,7 @@ def write_report(run: Path, out: Path | None = None) -> Path:
     """
     run = Path(run)
     out = Path(out) if out else run / "report.html"
-    page = render(read_run(run))
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(page)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(out)
-    except OSError as error:
-        raise RunError(f"{out}: the report can't be written ({error})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(out, render(summary.read_run(run)).encode())
     return out
 
 
@@ -57,7 +45,13 @@ def render(run: Run) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"number": number, "signed": signed, "duration": duration, "count": count, "svg": Markup}
+    environment.filters |= {
+        "number": number,
+        "signed": summary.signed,
+        "duration": duration,
+        "count": count,
+        "svg": Markup,
+    }
     template = resources.files("geomaestro.report").joinpath("template.html.j2").read_text(encoding="utf-8")
     return environment.from_string(template).render(context(run))
 
@@ -107,7 +101,7 @@ def timing_svg(timings: Sequence[Row]) -> str | None:
 
 def task_sections(rows: Sequence[Row]) -> list[Row]:
     """Give a section per task and metric: figure, tables, conclusion, and detail of classes where there are any."""
-    means, pairs, found = summarise(rows), paired(rows), []
+    means, pairs, found = summary.summarise(rows), summary.paired(rows), []
     for nth, (task, metric) in enumerate(dict.fromkeys((row["task"], row["metric"]) for row in rows)):
         here, mean, pair = (
             [r for r in table if (r["task"], r["metric"]) == (task, metric)] for table in (rows, means, pairs)
@@ -115,7 +109,7 @@ def task_sections(rows: Sequence[Row]) -> list[Row]:
         several = len({row["metric"] for row in rows if row["task"] == task}) > 1
         found.append({
             "id": f"task-{nth + 1}", "name": f"{task}, {metric}" if several else task, "metric": metric,
-            "rows": here[:MOST_ROWS], "n_rows": len(here), "pairs": pair, "conclusion": conclude(pair),
+            "rows": here[:MOST_ROWS], "n_rows": len(here), "pairs": pair, "conclusion": summary.conclude(pair),
             "svg": figures.score_figure(f"score-{nth}", here, mean) if mean else None, "table": score_table(mean),
         } | class_detail(nth, here))  # fmt: skip
     return found
@@ -125,7 +119,7 @@ def score_table(means: Sequence[Row]) -> Row:
     """Give the means as a table: a row per protocol and model, a column per labels."""
     labels = list(dict.fromkeys(row["labels"] for row in sorted(means, key=lambda row: row["labels_order"])))
     lines: dict[str, dict[str, Row]] = {}
-    for row in sorted(means, key=protocol_order):
+    for row in sorted(means, key=summary.protocol_order):
         lines.setdefault(figures.protocol_name(row), {})[row["labels"]] = row
     return {"labels": labels, "lines": lines}
 
@@ -133,13 +127,13 @@ def score_table(means: Sequence[Row]) -> Row:
 def class_detail(nth: int, rows: Sequence[Row]) -> Row:
     """Give confusion matrices and F1 at the most labels at which fine-tuning was scored; first draw and seed."""
     chosen: dict[str, list[Row]] = {}
-    tuned = [row for row in rows if row["protocol"] == FINE_TUNE and row["model"] == "pretrained"]
+    tuned = [row for row in rows if row["protocol"] == summary.FINE_TUNE and row["model"] == "pretrained"]
     most = max((row["labels_order"] for row in tuned), default=None)
-    for protocol in (FINE_TUNE, *BASELINES):
-        same = [row for row in (tuned if protocol == FINE_TUNE else rows) if row["protocol"] == protocol]
+    for protocol in (summary.FINE_TUNE, *summary.BASELINES):
+        same = [row for row in (tuned if protocol == summary.FINE_TUNE else rows) if row["protocol"] == protocol]
         chosen[protocol] = sorted((r for r in same if r["labels_order"] == most),
                                   key=lambda r: (r["draw"], r["pretraining_seed"] or 0))  # fmt: skip
-    first = {name: chosen[name][0] for name in (FINE_TUNE, "random forest") if chosen[name]}
+    first = {name: chosen[name][0] for name in (summary.FINE_TUNE, "random forest") if chosen[name]}
     matrices = {
         name: (row["classes"], np.array(row["confusion"])) for name, row in first.items() if row.get("confusion")
     }
@@ -169,14 +163,14 @@ def read_pictures(folder: Path) -> dict[str, dict[str, np.ndarray]]:
     if not path.is_file():
         return pictures
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             for name in arrays.files:
                 sensor, _, part = name.rpartition("/")
                 pictures.setdefault(sensor, {})[part] = arrays[name]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise RunError(f"{path}: not an archive of plain arrays ({error})") from error
     for sensor, parts in pictures.items():
-        need(f"{path}: sensor {sensor!r}", parts, PICTURE_KEYS)
+        summary.need(f"{path}: sensor {sensor!r}", parts, PICTURE_KEYS)
         shape, others = parts["input"].shape, [parts["hidden"].shape, parts["valid"].shape]
         if len(shape) not in (4, 5) or others != [shape[:-3] + shape[-2:]] * 2:
             raise RunError(f"{path}: sensor {sensor!r}: {shape} must be (k c h w) or (k t c h w); hidden, valid lack c")
@@ -193,7 +187,7 @@ def sensor_section(nth: int, name: str, parts: dict[str, np.ndarray]) -> Row:
         count = len(parts["bands"])
         bands = spread(count, MOST_BANDS)
         timed = parts if parts["input"].ndim == 5 else parts | {k: parts[k][:, None] for k in ("input", "rebuilt")}
-        drawn = figures.series_figure(name, timed, samples, bands) if len(samples) and len(bands) else None
+        drawn = figures.series_figure(name, timed, samples, bands) if samples and bands else None
         return section | {"svg": drawn, "caption": f"{len(bands)} of {count} bands. " if len(bands) < count else ""}
     section["caption"] = band_colours(parts["bands"].tolist())[1]
     if parts["input"].ndim == 4:

@@ -1,0 +1,222 @@
+"""Samples in arrays whose first axis is the sample: HDF5, npz or Zarr.
+
+Axes: n sample, t date, c band, h row, w column.
+"""
+
+import datetime
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from geomaestro.data.reading import Visit, fixed_dates, flip, label_error, measured, open_h5
+from geomaestro.data.spec import ArrayEntry, ArraySpec, ArrayTarget
+from geomaestro.errors import DataError, SpecError
+from geomaestro.samples import Sample
+
+MAX_BYTES = 8 << 30  # assumed; arrays are held in memory, and a hostile header must not fill it
+
+
+class ArrayDataset:
+    """A split of an `arrays` dataset, held in memory."""
+
+    def __init__(self, spec: ArraySpec, root: Path, splits: tuple[str, ...]) -> None:
+        self.spec = spec
+        self.path = root / spec.directory / spec.file
+        arrays = _read_arrays(self.path, _wanted(spec))
+        self._check_rows(arrays)
+        rows = self._rows(arrays, splits)
+        self._columns = {name: values[rows] for name, values in arrays.items()}
+        self._ids = [str(x) for x in _text(self._columns[spec.id])] if spec.id else [str(i) for i in rows]
+        self._days = self._dates()
+        self._labels = {name: self._label(name, target) for name, target in spec.targets.items()}
+        self.draws = any(entry.input.size_px != (1, 1) for entry in spec.sensors.values())
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def ids(self) -> list[str]:
+        """Names of the samples, in order."""
+        return list(self._ids)
+
+    def labels(self, target: str) -> np.ndarray:
+        """Labels of all samples, in order."""
+        return self._labels[target]
+
+    def read(self, index: int, visit: Visit | None = None) -> Sample[np.ndarray]:
+        """One sample; a series has no crop or flip to draw, so `visit` changes images of several pixels only."""
+        images, dates, present, valid = {}, {}, {}, {}
+        for name, entry in self.spec.sensors.items():
+            x = _as_images(self._columns[entry.array][index], entry)
+            steps = entry.input.dates if "date" in entry.axes else 1
+            exists = self._exists(index, len(x))
+            days = self._days[index, : len(x)] if self._days is not None and len(x) > 1 else None
+            images[name], present[name] = fixed_dates(x, steps), fixed_dates(exists, steps)
+            dates[name] = fixed_dates(self._reference(index)[None] if days is None else days, steps)
+            valid[name] = measured(images[name], entry.nodata) & present[name][:, None, None]
+        sample = Sample(
+            id=self._ids[index],
+            images=images,
+            dates=dates,
+            present=present,
+            valid=valid,
+            reference_date=self._reference(index),
+            labels={name: labels[index] for name, labels in self._labels.items()},
+            place=self._place(index),
+        )
+        if visit is None or not self.draws:
+            return sample
+        pixels = [name for name, target in self.spec.targets.items() if target.kind == "pixels"]
+        return flip(sample, visit.rng(), pixels)
+
+    def _exists(self, index: int, count: int) -> np.ndarray:
+        if count == 1 or self.spec.length is None:
+            return np.ones(count, bool)
+        return np.arange(count) < int(self._columns[self.spec.length][index])
+
+    def _reference(self, index: int) -> np.ndarray:
+        if not isinstance(self.spec.reference_date, str):
+            return np.asarray(self.spec.reference_date, np.int16)
+        assert self._days is not None, "checked in _dates"
+        return self._days[index, 0]
+
+    def _place(self, index: int) -> tuple[float, float] | None:
+        if self.spec.place is None:
+            return None
+        lon, lat = (float(self._columns[name][index]) for name in self.spec.place)
+        return lon, lat
+
+    def _check_rows(self, arrays: Mapping[str, np.ndarray]) -> None:
+        counts = {name: len(values) for name, values in arrays.items()}
+        if len(set(counts.values())) > 1:
+            raise DataError(f"{self.path}: arrays differ in their number of samples: {counts}")
+        for name, entry in self.spec.sensors.items():
+            shape = arrays[entry.array].shape[1:]
+            if len(shape) != len(entry.axes):
+                raise SpecError(
+                    f"{self.path}: sensor {name!r}: array {entry.array!r} has {len(shape)} axes after the sample, "
+                    f"`axes` names {len(entry.axes)} ({', '.join(entry.axes)})"
+                )
+            bands = shape[entry.axes.index("band")] if "band" in entry.axes else 1
+            if bands != len(entry.bands):
+                raise SpecError(f"{self.path}: sensor {name!r} lists {len(entry.bands)} bands, the file has {bands}; correct `bands`")
+
+    def _rows(self, arrays: Mapping[str, np.ndarray], splits: tuple[str, ...]) -> np.ndarray:
+        total = len(next(iter(arrays.values())))
+        if self.spec.split is None:
+            return np.arange(total)
+        found = _text(arrays[self.spec.split])
+        rows = np.flatnonzero(np.isin(found, splits))
+        missing = sorted(set(splits) - set(found.tolist()))
+        if missing:
+            raise DataError(f"{self.path}: no sample of split {', '.join(missing)}; the file has {', '.join(sorted(set(found)))}")
+        return rows
+
+    def _dates(self) -> np.ndarray | None:
+        """(n t 3) year, day of year, hour."""
+        how = self.spec.dates
+        if how is None:
+            if isinstance(self.spec.reference_date, str):
+                raise SpecError(f"{self.spec.name}: reference_date {self.spec.reference_date!r} needs `dates`; give a date instead")
+            return None
+        year, month = self._columns[how.year].astype(int), self._columns[how.month].astype(int)
+        day = self._columns[how.day].astype(int) if isinstance(how.day, str) else np.full_like(year, how.day)
+        out = np.zeros((*year.shape, 3), np.int16)
+        for key in np.unique(np.stack([year, month, day], -1).reshape(-1, 3), axis=0):
+            y, m, d = (int(v) for v in key)
+            if 1 <= m <= 12 and y > 0:
+                out[(year == y) & (month == m) & (day == d)] = (y, datetime.date(y, m, d).timetuple().tm_yday, 0)
+        return out
+
+    def _label(self, name: str, target: ArrayTarget) -> np.ndarray:
+        values = self._columns[target.array]
+        if target.kind == "regression":
+            return np.asarray(values, np.float32).reshape(len(values), -1)
+        if target.codes is None:
+            wrong = ~np.isin(values, [*range(len(target.classes)), target.ignore])
+            self._refuse(name, target, values, wrong)
+            return values.astype(np.int64)
+        index = {code: target.classes.index(label) for code, label in target.codes.items()}
+        out = np.full(values.shape, target.ignore, np.int64)
+        for code, number in index.items():
+            out[values == code] = number
+        if target.others == "refuse":
+            self._refuse(name, target, values, ~np.isin(values, [*index, target.ignore]))
+        return out
+
+    def _refuse(self, name: str, target: ArrayTarget, values: np.ndarray, wrong: np.ndarray) -> None:
+        if wrong.any():
+            first = int(np.argwhere(wrong)[0][0])
+            raise label_error(self.path, name, self._ids[first], values[wrong].flat[0], target.classes)
+
+
+def _wanted(spec: ArraySpec) -> list[str]:
+    dates = [] if spec.dates is None else [spec.dates.year, spec.dates.month, *([spec.dates.day] if isinstance(spec.dates.day, str) else [])]
+    extra = [spec.id, spec.length, spec.split, *(spec.place or ())]
+    entries = [entry.array for entry in spec.sensors.values()]
+    return list(dict.fromkeys([*entries, *dates, *(t.array for t in spec.targets.values()), *(x for x in extra if x)]))
+
+
+def _read_arrays(path: Path, names: list[str]) -> dict[str, np.ndarray]:
+    """Read whole arrays, their declared size checked before memory is given.
+
+    Raises:
+        DataError: if the file is missing, damaged, of unknown kind, too big, or lacks an array.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: no such file; correct `file` and `directory` of the dataset spec, or `data.root` of the recipe")
+    if path.suffix in (".h5", ".hdf5"):
+        with open_h5(path) as file:
+            return _take(path, file, names)
+    if path.suffix == ".npz":
+        return _read_npz(path, names)
+    if path.suffix == ".zarr":
+        import zarr
+
+        return _take(path, zarr.open_group(str(path), mode="r"), names)
+    raise DataError(f"{path}: arrays are read from .h5, .hdf5, .npz and .zarr, not {path.suffix or 'a file without suffix'}")
+
+
+def _read_npz(path: Path, names: list[str]) -> dict[str, np.ndarray]:
+    import zipfile
+
+    try:
+        size = sum(item.file_size for item in zipfile.ZipFile(path).infolist())
+        if size > MAX_BYTES:
+            raise DataError(f"{path}: {size} bytes of arrays are more than the {MAX_BYTES} that are read into memory")
+        with np.load(path, allow_pickle=False) as file:
+            return _take(path, file, names)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path}: not a readable npz file: {error}") from None
+
+
+def _take(path: Path, file: Any, names: list[str]) -> dict[str, np.ndarray]:
+    held = list(file.keys()) if not hasattr(file, "files") else list(file.files)
+    missing = [name for name in names if name not in held]
+    if missing:
+        raise DataError(f"{path}: has no array {', '.join(missing)}; it has {', '.join(sorted(held))}")
+    if not hasattr(file, "files"):
+        size = sum(int(np.prod(file[n].shape, dtype=np.float64)) * file[n].dtype.itemsize for n in names)
+        if size > MAX_BYTES:
+            raise DataError(f"{path}: declares {size} bytes of arrays, more than the {MAX_BYTES} that are read into memory")
+    try:
+        return {name: np.asarray(file[name][...]) for name in names}
+    except OSError as error:
+        raise DataError(f"{path}: unreadable, probably truncated: {error}") from None
+
+
+def _text(values: np.ndarray) -> np.ndarray:
+    return np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values.astype(str)
+
+
+def _as_images(values: np.ndarray, entry: ArrayEntry) -> np.ndarray:
+    """One sample in its own axes -> (t c h w)."""
+    order = [entry.axes.index(axis) for axis in ("date", "band", "row", "col") if axis in entry.axes]
+    x = values.transpose(order)
+    for position, axis in enumerate(("date", "band", "row", "col")):
+        if axis not in entry.axes:
+            x = np.expand_dims(x, position)
+    return x

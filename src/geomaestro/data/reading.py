@@ -1,0 +1,128 @@
+"""What readers share: the draw of a visit, flips, validity, and safe opening of files.
+
+Axes: t date, c band, h row, w column.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from geomaestro.errors import DataError
+from geomaestro.samples import Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One look at a sample in training: all that is drawn follows from (seed, epoch, index)."""
+
+    seed: int
+    epoch: int
+    index: int
+
+    def rng(self) -> np.random.Generator:
+        """A generator of this visit's draws: start, dates, flips."""
+        return np.random.default_rng((self.seed, self.epoch, self.index))
+
+    def key(self) -> int:
+        """64 bits that decide what is hidden, independent of `rng`."""
+        state = np.random.SeedSequence((self.seed, self.epoch, self.index, 1)).generate_state(1, np.uint64)
+        return int(state.astype(np.int64)[0])
+
+
+class Dataset(Protocol):
+    """Samples by index. `read` with a visit draws as in training; without, the answer is always the same."""
+
+    draws: bool
+    """True if `read` with a visit differs from `read` without: dates or flips are drawn."""
+
+    def __len__(self) -> int: ...
+
+    def ids(self) -> list[str]:
+        """Names of the samples, in order."""
+        ...
+
+    def labels(self, target: str) -> np.ndarray:
+        """Labels of all samples of a target, in order."""
+        ...
+
+    def read(self, index: int, visit: Visit | None = None) -> Sample[np.ndarray]:
+        """One sample."""
+        ...
+
+
+def flip(sample: Sample[np.ndarray], rng: np.random.Generator, pixel_labels: Sequence[str]) -> Sample[np.ndarray]:
+    """Flip rows, flip columns, swap them, each with probability 1/2 and all sensors together.
+
+    Rows and columns are swapped only where all images are square. Source: official code.
+    """
+    up, left, swap = rng.random(3) < 0.5
+    square = all(x.shape[-1] == x.shape[-2] for x in sample.images.values())
+
+    def turn(x: np.ndarray) -> np.ndarray:
+        x = x[..., ::-1, :] if up else x
+        x = x[..., ::-1] if left else x
+        return np.ascontiguousarray(x.swapaxes(-1, -2) if swap and square else x)
+
+    labels = {k: turn(v) if k in pixel_labels else v for k, v in sample.labels.items()}
+    images = {k: turn(v) for k, v in sample.images.items()}
+    return replace(sample, images=images, valid={k: turn(v) for k, v in sample.valid.items()}, labels=labels)
+
+
+def fixed_dates(values: np.ndarray, dates: int) -> np.ndarray:
+    """Pad the first axis with zeros (absent dates) to a fixed number of dates.
+
+    Raises:
+        DataError: if there are more dates than that.
+    """
+    if len(values) > dates:
+        raise DataError(f"{len(values)} dates for an input of {dates}; set the sensor's `input.dates` to at least that")
+    return np.concatenate([values, np.zeros((dates - len(values), *values.shape[1:]), values.dtype)])
+
+
+def measured(images: np.ndarray, nodata: float | None) -> np.ndarray:
+    """(t h w): True where no band is NaN or nodata."""
+    known = np.isfinite(images) if images.dtype.kind == "f" else np.ones(images.shape, bool)
+    if nodata is not None:
+        known &= images != nodata
+    return known.all(axis=1)
+
+
+@contextmanager
+def open_h5(path: Path) -> Iterator[Any]:
+    """Open an HDF5 file to read.
+
+    Raises:
+        DataError: naming the file, if it is missing, empty or truncated.
+    """
+    import h5py
+
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except OSError as error:
+        raise DataError(f"{path}: unreadable HDF5, probably truncated ({error}); fetch the file again") from None
+
+
+def label_error(path: Path, target: str, sample: str, value: object, classes: Sequence[str]) -> DataError:
+    """The error of a label outside the classes."""
+    return DataError(
+        f"{path}: sample {sample!r} has the label {value!r}, which is none of the {len(classes)} classes of target "
+        f"{target!r}; add it to `targets.{target}`, or ignore it there"
+    )
+
+
+def check_sizes(name: str, path: Path, shape: Sequence[int], wanted: Mapping[str, int]) -> None:
+    """Compare the sizes a spec promises with those of a file.
+
+    Raises:
+        DataError: naming file, sensor and both sizes.
+    """
+    for number, (axis, size) in enumerate(wanted.items()):
+        if shape[number] != size:
+            raise DataError(f"{path}: sensor {name!r} has {shape[number]} {axis}, its spec says {size}")

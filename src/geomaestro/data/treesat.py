@@ -1,0 +1,167 @@
+"""Samples in the files of TreeSatAI-TS: an aerial GeoTIFF, one HDF5 of Sentinel-1 and -2 series, a CSV per split.
+
+Axes: t date, c band, h row, w column. Source: official code for the rules; the files themselves for the layout.
+"""
+
+import csv
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from geomaestro.data.dates import choose_dates, date_triple, random_start
+from geomaestro.data.reading import Visit, check_sizes, fixed_dates, flip, measured, open_h5
+from geomaestro.data.raster import read_window
+from geomaestro.data.spec import ColumnTarget, SensorEntry, TreeSatSpec
+from geomaestro.errors import DataError
+from geomaestro.samples import Sample
+
+SERIES = {"s2": "sen-2", "s1_asc": "sen-1-asc", "s1_des": "sen-1-des"}
+OTHER_COLUMNS = ("aerial_name", "sen_name", "aerial_date")
+DATE_FIELD = -5  # official code: the acquisition date in a product's name, counted in fields between underscores
+
+
+class TreeSatDataset:
+    """Splits of a dataset in the files of TreeSatAI-TS."""
+
+    draws = True
+
+    def __init__(self, spec: TreeSatSpec, root: Path, splits: tuple[str, ...]) -> None:
+        self.spec = spec
+        self.root = root / spec.directory
+        self._rows = [row for split in splits for row in _read_csv(self.root / f"{split}.csv")]
+        self._labels = {name: self._label(target) for name, target in spec.targets.items()}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def ids(self) -> list[str]:
+        """Names of the samples, in order."""
+        return [row["aerial_name"].rsplit(".", 1)[0] for row in self._rows]
+
+    def labels(self, target: str) -> np.ndarray:
+        """Labels of all samples, in order."""
+        return self._labels[target]
+
+    def read(self, index: int, visit: Visit | None = None) -> Sample[np.ndarray]:
+        """One sample. With a visit, dates and flips are drawn; without, dates nearest the median and no flips."""
+        row = self._rows[index]
+        rng = None if visit is None else visit.rng()
+        day = np.asarray([date_triple(row["aerial_date"])], np.int16)
+        images, dates = {}, {}
+        if "aerial" in self.spec.sensors:
+            images["aerial"], dates["aerial"] = self._aerial(row), day
+        if any(name in self.spec.sensors for name in SERIES):
+            series = self._series(self.root / "sentinel-ts" / row["sen_name"], rng)
+            images.update({name: x for name, (x, _) in series.items()})
+            dates.update({name: d for name, (_, d) in series.items()})
+        sample = self._sample(index, images, dates, day[0])
+        return sample if rng is None else flip(sample, rng, ())
+
+    def _sample(self, index: int, images: dict[str, Any], dates: dict[str, Any], reference: np.ndarray) -> Sample[np.ndarray]:
+        entries = {name: self.spec.sensors[name] for name in self.spec.sensors}  # type: ignore[index]
+        steps = {name: entry.input.dates for name, entry in entries.items()}
+        valid = {name: measured(images[name], entry.nodata) for name, entry in entries.items()}
+        given = self.spec.reference_date
+        return Sample(
+            id=self._rows[index]["aerial_name"].rsplit(".", 1)[0],
+            images={name: fixed_dates(images[name], steps[name]) for name in entries},
+            dates={name: fixed_dates(dates[name], steps[name]) for name in entries},
+            present={name: np.arange(steps[name]) < len(images[name]) for name in entries},
+            valid={name: fixed_dates(valid[name], steps[name]) for name in entries},
+            reference_date=reference if isinstance(given, str) else np.asarray(given, np.int16),
+            labels={name: labels[index] for name, labels in self._labels.items()},
+        )
+
+    def _aerial(self, row: dict[str, str]) -> np.ndarray:
+        entry = self.spec.sensors["aerial"]
+        path = self.root / "aerial" / row["aerial_name"]
+        height, width = entry.input.size_px
+        shift = self.spec.aerial_shift_px
+        x = read_window(path, row=shift, col=shift, height=height, width=width)
+        check_sizes("aerial", path, x.shape, {"bands": len(entry.bands), "rows": height, "columns": width})
+        return x[None]
+
+    def _series(self, path: Path, rng: np.random.Generator | None) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        out = {}
+        with open_h5(path) as file:
+            for name, prefix in SERIES.items():
+                if name in self.spec.sensors:
+                    out[name] = self._one_series(path, file, prefix, name, rng)
+        return out
+
+    def _one_series(
+        self, path: Path, file: Any, prefix: str, name: str, rng: np.random.Generator | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Chosen images (d c h w) and dates (d 3) of one sensor."""
+        entry: SensorEntry = self.spec.sensors[name]  # type: ignore[index]
+        images = _dataset(path, file, f"{prefix}-data")[...]
+        if images.ndim != 4:
+            raise DataError(f"{path}: {prefix}-data has {images.ndim} axes, expected date, band, row, column")
+        height, width = entry.input.size_px
+        check_sizes(name, path, images.shape[1:], {"bands": len(entry.bands), "rows": height, "columns": width})
+        products = _dataset(path, file, f"{prefix}-products")[...]
+        cloudy = None
+        if name == "s2" and self.spec.cloudy_above is not None and len(images) > entry.input.dates:
+            cloudy = (_dataset(path, file, "sen-2-masks")[...] > self.spec.cloudy_above).any(axis=1)
+        start = random_start(len(images), entry.input.dates, rng)
+        index = choose_dates(images, entry.input.dates, cloudy=cloudy, start=start, rng=rng)
+        days = [_product_date(path, products[i], hours=self.spec.hours) for i in index]
+        return images[index], np.asarray(days, np.int16).reshape(-1, 3)
+
+    def _label(self, target: ColumnTarget) -> np.ndarray:
+        shares = np.asarray([[_share(self.root, row, name) for name in target.classes] for row in self._rows], np.float32)
+        shares = shares.reshape(len(self._rows), len(target.classes))
+        if target.kind == "regression":
+            return shares
+        if target.kind == "classes":
+            return shares.argmax(axis=1).astype(np.int64)
+        threshold = 0.0 if target.threshold is None else target.threshold
+        return (shares.astype(np.float64) > threshold).astype(np.int64)
+
+
+def _dataset(path: Path, file: Any, name: str) -> Any:
+    if name not in file:
+        raise DataError(f"{path}: has no dataset {name!r}; it has {', '.join(sorted(file))}")
+    return file[name]
+
+
+@lru_cache(maxsize=200_000)
+def _date_of(text: str, hours: bool) -> tuple[int, int, int]:
+    return date_triple(text, hours=hours)
+
+
+def _product_date(path: Path, product: bytes | str, *, hours: bool) -> tuple[int, int, int]:
+    text = product.decode() if isinstance(product, bytes) else str(product)
+    try:
+        return _date_of(text.split("_")[DATE_FIELD], hours)
+    except (IndexError, ValueError):
+        raise DataError(f"{path}: no date in the product name {text!r}") from None
+
+
+def _read_csv(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; is `data.root` the folder of the dataset, and the split spelled right?")
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        rows = list(reader)
+    missing = [c for c in OTHER_COLUMNS if c not in (reader.fieldnames or ())]
+    if missing:
+        raise DataError(f"{path}: lacks the column {', '.join(missing)}; it has {', '.join(reader.fieldnames or ())}")
+    if not rows:
+        raise DataError(f"{path}: has no samples")
+    return rows
+
+
+def _share(root: Path, row: dict[str, str], name: str) -> float:
+    try:
+        share = float(row[name])
+    except KeyError:
+        classes = [c for c in row if c not in OTHER_COLUMNS]
+        raise DataError(f"{root}: class {name!r} is no column of the CSV; its classes are {', '.join(classes)}") from None
+    except (TypeError, ValueError):
+        raise DataError(f"{root}: sample {row['aerial_name']!r}: share {row[name]!r} of {name} is not a number") from None
+    if not 0 <= share <= 1 + 1e-6:
+        raise DataError(f"{root}: sample {row['aerial_name']!r}: share {share} of {name} is outside 0 to 1")
+    return share
