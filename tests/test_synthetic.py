@@ -126,7 +126,7 @@ def test_tables_have_the_columns_of_treesatai_and_dates_near_midsummer(folder):
 def test_the_spec_names_the_classes_of_the_tables(folder):
     spec = yaml.safe_load((folder / "dataset.yaml").read_text())
     assert spec["extends"] == "treesatai_ts"
-    assert spec["targets"]["cover"] == {"kind": "classes", "classes": list(CLASSES), "columns": "dominant"}
+    assert spec["targets"]["cover"] == {"kind": "classes", "classes": list(CLASSES)}
     assert spec["targets"]["cover_share"] == {"kind": "multilabel", "classes": list(CLASSES), "threshold": 0.07}
 
 

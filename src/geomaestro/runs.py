@@ -32,7 +32,9 @@ def write_atomically(path: Path, content: bytes) -> None:
     except OSError as error:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
-        raise RunError(f"{path}: could not be written ({error.strerror or error}); free some space or choose another folder") from None
+        raise RunError(
+            f"{path}: could not be written ({error.strerror or error}); free some space or choose another folder"
+        ) from None
 
 
 def _sync_folder(folder: Path) -> None:
@@ -121,5 +123,7 @@ def lock(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise RunError(f"{folder}: another process is writing this run; wait for it, or choose another --out") from None
+            raise RunError(
+                f"{folder}: another process is writing this run; wait for it, or choose another --out"
+            ) from None
         yield

@@ -58,7 +58,7 @@ class Batch(Generic[A]):
 
     def only(self, sensors: Sequence[str]) -> "Batch[A]":
         """The same batch with these sensors alone."""
-        keep = {key: {s: getattr(self, key)[s] for s in sensors} for key in PER_SENSOR}
+        keep: dict[str, Any] = {key: {s: getattr(self, key)[s] for s in sensors} for key in PER_SENSOR}
         return replace(self, **keep)
 
 
@@ -98,7 +98,7 @@ def take(batch: Batch[Any], index: Any) -> Batch[Any]:
 
 
 def to_torch(batch: Batch[np.ndarray], device: "torch.device | str" = "cpu") -> "Batch[torch.Tensor]":
-    """Move a batch to a device, values in their stored types (16-bit unsigned as 32-bit: torch lacks arithmetic on it)."""
+    """Move a batch to a device, values as stored (but 16-bit unsigned as 32-bit: torch has no arithmetic on it)."""
     import torch
 
     def move(value: np.ndarray) -> "torch.Tensor":
@@ -108,19 +108,19 @@ def to_torch(batch: Batch[np.ndarray], device: "torch.device | str" = "cpu") -> 
             value = value.astype(np.float32)
         return torch.from_numpy(np.ascontiguousarray(value)).to(device, non_blocking=True)
 
-    moved = {
+    moved: dict[str, Any] = {
         key: {name: move(value) for name, value in getattr(batch, key).items()}
         for key in ("images", "dates", "present", "valid", "labels")
     }
     keys = None if batch.keys is None else move(batch.keys)
-    return replace(batch, reference_date=move(batch.reference_date), keys=keys, **moved)  # type: ignore[arg-type]
+    return Batch(ids=batch.ids, complete=batch.complete, reference_date=move(batch.reference_date), keys=keys, **moved)
 
 
 def to_device(batch: "Batch[torch.Tensor]", device: "torch.device") -> "Batch[torch.Tensor]":
     """Copy a batch of tensors to a device, asynchronously where its memory is pinned."""
     if batch.reference_date.device == device:
         return batch
-    moved = {
+    moved: dict[str, Any] = {
         key: {name: value.to(device, non_blocking=True) for name, value in getattr(batch, key).items()}
         for key in ("images", "dates", "present", "valid", "labels")
     }

@@ -116,7 +116,9 @@ def official_head(config: dict[str, Any], task: str, spec: MaeSpec) -> tuple[Tas
         size = round(data["crop_meters"] / target["resolution_meters"])
         pixels = {"reference_sensor": data["ref_input"], "patch_px": size // rows}
     classes = [f"class {i}" for i in range(target["num_classes"])]
-    about = Task.model_validate({"name": task, "kind": kind, "classes": classes, "ignore": target["missing_val"], **pixels})
+    about = Task.model_validate(
+        {"name": task, "kind": kind, "classes": classes, "ignore": target["missing_val"], **pixels}
+    )
     pooling = "attentive" if config["type_head"] == "attentive" else "mean"
     return about, make_head(about, HeadSpec(pooling=pooling), spec.encoder)
 

@@ -32,7 +32,11 @@ def by_official_key(case: Case, sets: list[SequenceSet], x: dict[str, torch.Tens
 
 
 def hidden_of(case: Case) -> dict[str, torch.Tensor]:
-    return {k.removeprefix("mask."): torch.from_numpy(v) for k, v in case.arrays("pretrain").items() if k.startswith("mask.")}
+    return {
+        k.removeprefix("mask."): torch.from_numpy(v)
+        for k, v in case.arrays("pretrain").items()
+        if k.startswith("mask.")
+    }
 
 
 def reconstruct(case: Case, loss: str = "l1_norm", target: str | None = None) -> tuple[Mae, Reconstruction]:
@@ -81,7 +85,10 @@ def check_pixels(logits: torch.Tensor, part: str, stored: np.ndarray) -> None:
         assert_close(logits.double().mean(dim=(0, 2, 3)), stored, part)
     elif part == ".class_std":
         spread = logits.detach().double().transpose(0, 1).flatten(1)
-        assert min(abs(spread.std(1).numpy() - stored).max(), abs(spread.std(1, correction=0).numpy() - stored).max()) < 1e-5
+        assert (
+            min(abs(spread.std(1).numpy() - stored).max(), abs(spread.std(1, correction=0).numpy() - stored).max())
+            < 1e-5
+        )
     else:
         rows, cols = split_window(part)
         assert_close(logits[:, None, :, rows, cols], stored, part)
@@ -98,7 +105,10 @@ def test_task_loss_and_its_gradients_equal_the_stored_ones(case: Case) -> None:
     for module in (case.mae, *(head for _, head in case.heads.values())):
         module.zero_grad(set_to_none=True)
     tokens = case.mae.encoder(case.batch)
-    losses = [task_loss(apply_head(head, task, tokens), official_labels(case, name), task) for name, (task, head) in case.heads.items()]
+    losses = [
+        task_loss(apply_head(head, task, tokens), official_labels(case, name), task)
+        for name, (task, head) in case.heads.items()
+    ]
     loss = torch.stack(losses).sum()
     assert_close(loss, case.config["finetune_loss"], "finetune_loss")
     loss.backward()
@@ -124,7 +134,9 @@ def compare_gradients(case: Case, stored: dict[str, float]) -> None:
             assert grad is None or grad.norm() == 0, name
             continue
         assert grad is not None, f"{name} has no gradient"
-        assert abs(grad.norm().item() - norm) <= 1e-4 * norm + 1e-6 * largest, f"{name}: {grad.norm().item()} against {norm}"
+        assert abs(grad.norm().item() - norm) <= 1e-4 * norm + 1e-6 * largest, (
+            f"{name}: {grad.norm().item()} against {norm}"
+        )
 
 
 def test_visible_tokens_equal_the_stored_ones(case: Case) -> None:

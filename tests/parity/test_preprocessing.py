@@ -50,7 +50,9 @@ def official_starts(about: dict[str, Any]) -> dict[str, int]:
     return dict(zip(["aerial", *SERIES], [value for _, _, value in draws[1:]], strict=True))
 
 
-def test_dates_and_values_equal_the_stored_ones(stored: dict[str, Any], data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dates_and_values_equal_the_stored_ones(
+    stored: dict[str, Any], data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     dataset = open_all(data_dir)
     starts = [official_starts(stored)[name] for name in SERIES]
     monkeypatch.setattr("geomaestro.data.treesat.random_start", lambda *_: starts.pop(0))

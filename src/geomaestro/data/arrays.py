@@ -100,7 +100,7 @@ class ArrayDataset:
                 )
             bands = shape[entry.axes.index("band")] if "band" in entry.axes else 1
             if bands != len(entry.bands):
-                raise SpecError(f"{self.path}: sensor {name!r} lists {len(entry.bands)} bands, the file has {bands}; correct `bands`")
+                raise SpecError(f"{self.path}: sensor {name!r} lists {len(entry.bands)} bands, the file has {bands}")
 
     def _rows(self, arrays: Mapping[str, np.ndarray], splits: tuple[str, ...]) -> np.ndarray:
         total = len(next(iter(arrays.values())))
@@ -110,7 +110,9 @@ class ArrayDataset:
         rows = np.flatnonzero(np.isin(found, splits))
         missing = sorted(set(splits) - set(found.tolist()))
         if missing:
-            raise DataError(f"{self.path}: no sample of split {', '.join(missing)}; the file has {', '.join(sorted(set(found)))}")
+            raise DataError(
+                f"{self.path}: no sample of split {', '.join(missing)}; the file has {', '.join(sorted(set(found)))}"
+            )
         return rows
 
     def _dates(self) -> np.ndarray | None:
@@ -118,7 +120,9 @@ class ArrayDataset:
         how = self.spec.dates
         if how is None:
             if isinstance(self.spec.reference_date, str):
-                raise SpecError(f"{self.spec.name}: reference_date {self.spec.reference_date!r} needs `dates`; give a date instead")
+                raise SpecError(
+                    f"{self.spec.name}: reference_date {self.spec.reference_date!r} needs `dates`; give a date instead"
+                )
             return None
         year, month = self._columns[how.year].astype(int), self._columns[how.month].astype(int)
         day = self._columns[how.day].astype(int) if isinstance(how.day, str) else np.full_like(year, how.day)
@@ -152,7 +156,11 @@ class ArrayDataset:
 
 
 def _wanted(spec: ArraySpec) -> list[str]:
-    dates = [] if spec.dates is None else [spec.dates.year, spec.dates.month, *([spec.dates.day] if isinstance(spec.dates.day, str) else [])]
+    dates = (
+        []
+        if spec.dates is None
+        else [spec.dates.year, spec.dates.month, *([spec.dates.day] if isinstance(spec.dates.day, str) else [])]
+    )
     extra = [spec.id, spec.length, spec.split, *(spec.place or ())]
     entries = [entry.array for entry in spec.sensors.values()]
     return list(dict.fromkeys([*entries, *dates, *(t.array for t in spec.targets.values()), *(x for x in extra if x)]))
@@ -165,7 +173,9 @@ def _read_arrays(path: Path, names: list[str]) -> dict[str, np.ndarray]:
         DataError: if the file is missing, damaged, of unknown kind, too big, or lacks an array.
     """
     if not path.exists():
-        raise DataError(f"{path}: no such file; correct `file` and `directory` of the dataset spec, or `data.root` of the recipe")
+        raise DataError(
+            f"{path}: no such file; correct `file` and `directory` of the dataset spec, or `data.root` of the recipe"
+        )
     if path.suffix in (".h5", ".hdf5"):
         with open_h5(path) as file:
             return _take(path, file, names)
@@ -175,7 +185,9 @@ def _read_arrays(path: Path, names: list[str]) -> dict[str, np.ndarray]:
         import zarr
 
         return _take(path, zarr.open_group(str(path), mode="r"), names)
-    raise DataError(f"{path}: arrays are read from .h5, .hdf5, .npz and .zarr, not {path.suffix or 'a file without suffix'}")
+    raise DataError(
+        f"{path}: arrays are read from .h5, .hdf5, .npz and .zarr, not {path.suffix or 'a file without suffix'}"
+    )
 
 
 def _read_npz(path: Path, names: list[str]) -> dict[str, np.ndarray]:
@@ -201,7 +213,9 @@ def _take(path: Path, file: Any, names: list[str]) -> dict[str, np.ndarray]:
     if not hasattr(file, "files"):
         size = sum(int(np.prod(file[n].shape, dtype=np.float64)) * file[n].dtype.itemsize for n in names)
         if size > MAX_BYTES:
-            raise DataError(f"{path}: declares {size} bytes of arrays, more than the {MAX_BYTES} that are read into memory")
+            raise DataError(
+                f"{path}: declares {size} bytes of arrays, more than the {MAX_BYTES} that are read into memory"
+            )
     try:
         return {name: np.asarray(file[name][...]) for name in names}
     except OSError as error:

@@ -52,7 +52,7 @@ def choose_dates(
     unknown = np.isnan(x) if np.issubdtype(x.dtype, np.floating) else np.zeros((bins, per_bin, 1, 1, 1), bool)
     if cloudy is not None:
         unknown = unknown | _clouds_that_matter(cloudy[used].reshape(bins, per_bin, 1, *cloudy.shape[1:]))
-    share = unknown.mean(axis=(2, 3, 4))
+    share: np.ndarray = unknown.mean(axis=(2, 3, 4))
     usable = share == 0
     distance = _distance_to_median(x, unknown, usable) if rng is None else rng.random((bins, per_bin))
     distance = np.where(usable, distance, 1e30 * (1 + share))
@@ -61,7 +61,8 @@ def choose_dates(
 
 def _clouds_that_matter(cloudy: np.ndarray) -> np.ndarray:
     """(bins dates 1 h w): clouds, but none in bins where every date has some."""
-    hopeless = cloudy.any(axis=(3, 4), keepdims=True).all(axis=1, keepdims=True)
+    some = np.asarray(cloudy.any(axis=(3, 4), keepdims=True))
+    hopeless = some.all(axis=1, keepdims=True)
     return cloudy & ~hopeless
 
 

@@ -8,6 +8,7 @@ All numbers in the tables are *assumed*: plausible for Lower Saxony, taken from 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy import ndarray
@@ -307,8 +308,14 @@ ROOFS = np.array(  # columns: garden, red roof, dark roof, bright roof, street
     np.float32,
 )
 
-_FIELD = {"bare": SOIL, "bare_db": (-12.5, -20.0), "texture": _drilled, "floor": 0.08}
-_TREES = {"bare": LEAFLESS, "green": LEAFY, "bare_db": (-10.0, -16.0), "green_db": (-9.5, -14.8), "floor": 0.05}
+_FIELD: dict[str, Any] = {"bare": SOIL, "bare_db": (-12.5, -20.0), "texture": _drilled, "floor": 0.08}
+_TREES: dict[str, Any] = {
+    "bare": LEAFLESS,
+    "green": LEAFY,
+    "bare_db": (-10.0, -16.0),
+    "green_db": (-9.5, -14.8),
+    "floor": 0.05,
+}
 
 COVERS = (
     Cover(

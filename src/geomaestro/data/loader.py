@@ -50,7 +50,7 @@ class Subset:
 
 
 class _Visits(TorchDataset[tuple[Sample[np.ndarray], int] | GeomaestroError]):
-    """Item k is visit number k of an endless stream of epochs. A reader's error travels as a value, with its message."""
+    """Item k is visit number k of an endless stream of epochs. A reader's error travels as a value."""
 
     def __init__(self, dataset: Dataset, seed: int) -> None:
         self.dataset, self.seed = dataset, seed
@@ -90,7 +90,7 @@ def training_batches(
         return
     loader = DataLoader(
         _Visits(dataset, seed),
-        batch_sampler=[range(s * batch, (s + 1) * batch) for s in range(start, steps)],  # type: ignore[arg-type]
+        batch_sampler=[list(range(s * batch, (s + 1) * batch)) for s in range(start, steps)],
         num_workers=workers,
         collate_fn=_stack,
         prefetch_factor=4 if workers else None,

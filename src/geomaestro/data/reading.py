@@ -88,7 +88,7 @@ def measured(images: np.ndarray, nodata: float | None) -> np.ndarray:
     known = np.isfinite(images) if images.dtype.kind == "f" else np.ones(images.shape, bool)
     if nodata is not None:
         known &= images != nodata
-    return known.all(axis=1)
+    return np.asarray(known.all(axis=1))
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from geomaestro.config import Strict, apply_overrides, check, merge, read_yaml
 from geomaestro.errors import SpecError
 from geomaestro.sensors import Input, ModelInput, Sensor
 
+TREESAT_SENSORS = ("aerial", "s2", "s1_asc", "s1_des")
 Axis = Literal["date", "band", "row", "col"]
 
 
@@ -33,7 +34,7 @@ class Target(Strict):
     """Labels of a dataset.
 
     `kind` "classes" is one class per sample, "multilabel" any number, "regression" numbers, "pixels" a class per
-    pixel. `threshold` makes multilabel from shares: positive where the share exceeds it.
+    pixel. Where the files hold shares of classes, "classes" takes the largest, "multilabel" those above `threshold`.
     """
 
     kind: Literal["classes", "multilabel", "regression", "pixels"]
@@ -65,19 +66,20 @@ class TreeSatSpec(Common):
     """Files as in TreeSatAI-TS: aerial GeoTIFF, one HDF5 of Sentinel series per sample, a CSV per split."""
 
     kind: Literal["treesatai_ts"]
-    sensors: dict[Literal["aerial", "s2", "s1_asc", "s1_des"], SensorEntry]
-    targets: dict[str, "ColumnTarget"] = {}
+    sensors: dict[str, SensorEntry]
+    targets: dict[str, Target] = Field(default_factory=dict)
     aerial_shift_px: int = 2
     cloudy_above: float | None = 0.0
     """A date is cloudy where any snow or cloud percentage exceeds this; None looks at no clouds."""
     hours: bool = False
     """Take the hour from product names. The official code has 0 everywhere, and its weights have learned with that."""
 
-
-class ColumnTarget(Target):
-    """Labels from columns of shares; `dominant` makes a class of the largest share."""
-
-    dominant: bool = False
+    @model_validator(mode="after")
+    def _sensors_of_these_files(self) -> "TreeSatSpec":
+        unknown = sorted(set(self.sensors) - set(TREESAT_SENSORS))
+        if unknown:
+            raise ValueError(f"sensors: {', '.join(unknown)} not in such files; they hold {', '.join(TREESAT_SENSORS)}")
+        return self
 
 
 class ArrayEntry(SensorEntry):
@@ -94,7 +96,7 @@ class ArrayEntry(SensorEntry):
 
 
 class ArrayTarget(Target):
-    """Labels in an array; `codes` maps stored codes to classes, and `others: ignore` leaves the rest without a label."""
+    """Labels in an array; `codes` maps stored codes to classes, `others: ignore` leaves the rest without a label."""
 
     array: str
     codes: dict[int, str] | None = None
@@ -129,7 +131,7 @@ class ArraySpec(Common):
     dates: ArrayDates | None = None
     split: str | None = None
     sensors: dict[str, ArrayEntry]
-    targets: dict[str, ArrayTarget] = {}
+    targets: dict[str, ArrayTarget] = Field(default_factory=dict)
 
 
 DatasetSpec = TreeSatSpec | ArraySpec
@@ -144,7 +146,7 @@ def load_spec(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Datase
     """
     values, source = _read(str(name_or_path))
     values = apply_overrides(values, overrides)
-    kind = values.get("kind")
+    kind = str(values.get("kind"))
     if kind not in _KINDS:
         raise SpecError(f"{source}: kind {kind!r} is not one of {', '.join(_KINDS)}")
     return check(_KINDS[kind], values, source)
@@ -153,7 +155,9 @@ def load_spec(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Datase
 def _read(name: str, depth: int = 0) -> tuple[dict[str, Any], str]:
     path = builtin_specs().get(name) or Path(name)
     if not path.suffix:
-        raise SpecError(f"no built-in dataset {name!r} ({', '.join(builtin_specs())}), and no path to a spec.yaml either")
+        raise SpecError(
+            f"no built-in dataset {name!r} ({', '.join(builtin_specs())}), and no path to a spec.yaml either"
+        )
     values = read_yaml(path)
     base = values.pop("extends", None)
     if base is None:

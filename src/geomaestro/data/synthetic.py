@@ -56,7 +56,6 @@ targets:
   cover:
     kind: classes
     classes: [{classes}]
-    columns: dominant
   cover_share:
     kind: multilabel
     classes: [{classes}]

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from geomaestro.data.dates import choose_dates, date_triple, random_start
-from geomaestro.data.reading import Visit, check_sizes, fixed_dates, flip, measured, open_h5
 from geomaestro.data.raster import read_window
-from geomaestro.data.spec import ColumnTarget, SensorEntry, TreeSatSpec
+from geomaestro.data.reading import Visit, check_sizes, fixed_dates, flip, measured, open_h5
+from geomaestro.data.spec import SensorEntry, Target, TreeSatSpec
 from geomaestro.errors import DataError
 from geomaestro.samples import Sample
 
@@ -59,8 +59,10 @@ class TreeSatDataset:
         sample = self._sample(index, images, dates, day[0])
         return sample if rng is None else flip(sample, rng, ())
 
-    def _sample(self, index: int, images: dict[str, Any], dates: dict[str, Any], reference: np.ndarray) -> Sample[np.ndarray]:
-        entries = {name: self.spec.sensors[name] for name in self.spec.sensors}  # type: ignore[index]
+    def _sample(
+        self, index: int, images: dict[str, Any], dates: dict[str, Any], reference: np.ndarray
+    ) -> Sample[np.ndarray]:
+        entries = {name: self.spec.sensors[name] for name in self.spec.sensors}
         steps = {name: entry.input.dates for name, entry in entries.items()}
         valid = {name: measured(images[name], entry.nodata) for name, entry in entries.items()}
         given = self.spec.reference_date
@@ -84,7 +86,7 @@ class TreeSatDataset:
         return x[None]
 
     def _series(self, path: Path, rng: np.random.Generator | None) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        out = {}
+        out: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         with open_h5(path) as file:
             for name, prefix in SERIES.items():
                 if name in self.spec.sensors:
@@ -95,7 +97,7 @@ class TreeSatDataset:
         self, path: Path, file: Any, prefix: str, name: str, rng: np.random.Generator | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Chosen images (d c h w) and dates (d 3) of one sensor."""
-        entry: SensorEntry = self.spec.sensors[name]  # type: ignore[index]
+        entry: SensorEntry = self.spec.sensors[name]
         images = _dataset(path, file, f"{prefix}-data")[...]
         if images.ndim != 4:
             raise DataError(f"{path}: {prefix}-data has {images.ndim} axes, expected date, band, row, column")
@@ -110,8 +112,10 @@ class TreeSatDataset:
         days = [_product_date(path, products[i], hours=self.spec.hours) for i in index]
         return images[index], np.asarray(days, np.int16).reshape(-1, 3)
 
-    def _label(self, target: ColumnTarget) -> np.ndarray:
-        shares = np.asarray([[_share(self.root, row, name) for name in target.classes] for row in self._rows], np.float32)
+    def _label(self, target: Target) -> np.ndarray:
+        shares = np.asarray(
+            [[_share(self.root, row, name) for name in target.classes] for row in self._rows], np.float32
+        )
         shares = shares.reshape(len(self._rows), len(target.classes))
         if target.kind == "regression":
             return shares
@@ -159,9 +163,13 @@ def _share(root: Path, row: dict[str, str], name: str) -> float:
         share = float(row[name])
     except KeyError:
         classes = [c for c in row if c not in OTHER_COLUMNS]
-        raise DataError(f"{root}: class {name!r} is no column of the CSV; its classes are {', '.join(classes)}") from None
+        raise DataError(
+            f"{root}: class {name!r} is no column of the CSV; its classes are {', '.join(classes)}"
+        ) from None
     except (TypeError, ValueError):
-        raise DataError(f"{root}: sample {row['aerial_name']!r}: share {row[name]!r} of {name} is not a number") from None
+        raise DataError(
+            f"{root}: sample {row['aerial_name']!r}: share {row[name]!r} of {name} is not a number"
+        ) from None
     if not 0 <= share <= 1 + 1e-6:
         raise DataError(f"{root}: sample {row['aerial_name']!r}: share {share} of {name} is outside 0 to 1")
     return share

@@ -1,4 +1,4 @@
-"""Official MAESTRO checkpoints -> our weights and specs. Nothing in the file is executed, every tensor is accounted for."""
+"""Official MAESTRO checkpoints -> our weights and specs; nothing is executed, every tensor is accounted for."""
 
 import re
 from collections.abc import Mapping
@@ -14,7 +14,8 @@ from torch import Tensor
 from geomaestro.config import check, read_yaml
 from geomaestro.errors import CheckpointError, SpecError
 from geomaestro.models.encoder import SIZES
-from geomaestro.models.mae import DECODER_DEPTH, MaeSpec
+from geomaestro.models.hub import fill, save_mae
+from geomaestro.models.mae import DECODER_DEPTH, Mae, MaeSpec
 
 OFFICIAL_SIZES = {"tiny": "tiny", "small": "small", "medium": "base", "large": "large"}
 MASK_CONFIGS = ("maestro.conf.mask.MaskConfig", "conf.mask.MaskConfig")
@@ -50,14 +51,20 @@ def read_lightning(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch raises many kinds for a damaged or a hostile file
         reason = str(error).replace("\n", " ")
         asked = re.search(r"Unsupported global: GLOBAL (\S+)", reason)
-        why = f"it asks to run {asked.group(1)}, which is not allowed" if asked else f"not a readable checkpoint: {reason[:200]}"
+        why = (
+            f"it asks to run {asked.group(1)}, which is not allowed"
+            if asked
+            else f"not a readable checkpoint: {reason[:200]}"
+        )
         raise CheckpointError(f"{path}: {why}") from None
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise CheckpointError(f"{path}: no `state_dict` inside; is this a Lightning checkpoint?")
     return content
 
 
-def convert_official(checkpoint: Path, config: Path, *, ema: bool = False, heads: tuple[int, int] | None = None) -> Converted:
+def convert_official(
+    checkpoint: Path, config: Path, *, ema: bool = False, heads: tuple[int, int] | None = None
+) -> Converted:
     """Convert a Lightning checkpoint and its `config_resolved.yaml`.
 
     `ema` takes the averaged weights instead of the trained ones. `heads` are those of encoder and decoder, needed
@@ -86,19 +93,28 @@ def spec_of(
 ) -> tuple[MaeSpec, list[str]]:
     """The autoencoder's spec from an official configuration, sizes from the weights themselves."""
     try:
-        name = config["datasets"]["name_dataset"]
+        model, name = config["model"], config["datasets"]["name_dataset"]
         dataset = config["datasets"][name]
-        inputs = {s: model_input(name, s, dataset[s], config["interpolate"]) for s in dataset["filter_inputs"]}
-        loss, target = LOSSES[config["loss"]]
+        inputs = {s: model_input(name, s, dataset[s], model["interpolate"]) for s in dataset["filter_inputs"]}
+        loss, target = LOSSES[model["loss"]]
         hiding = hiding_values(config["mask"])
-        settings = {"fusion": config["fusion_mode"], "joint_blocks": config["inter_depth"], "use_dates": config["use_date_enc"]}
+        settings = {
+            "fusion": model["fusion_mode"],
+            "joint_blocks": model["inter_depth"],
+            "use_dates": model["use_date_enc"],
+        }
         grid = dataset.get("grid_pos_enc")
-        size = OFFICIAL_SIZES[config["model_size"]]
+        size = OFFICIAL_SIZES[model["model_size"]]
     except (KeyError, TypeError) as error:
         raise SpecError(f"{source}: not an official config_resolved.yaml: {error!s} is missing or unknown") from None
     sizes, warnings = _sizes(state, size, heads)
     values = {
-        "encoder": {"inputs": inputs, "position_grid": None if grid is None else (grid, grid), **settings, **sizes["encoder"]},
+        "encoder": {
+            "inputs": inputs,
+            "position_grid": None if grid is None else (grid, grid),
+            **settings,
+            **sizes["encoder"],
+        },
         "decoder": sizes["decoder"],
         "hiding": hiding,
         "loss": loss,
@@ -109,7 +125,14 @@ def spec_of(
 
 def hiding_values(official: Mapping[str, Any]) -> dict[str, float]:
     """Official mask settings -> ours."""
-    names = {"ratio": "mask_ratio", "scale": "mask_scale", "sensor": "mask_mod", "dates": "mask_dates", "places": "mask_loc", "bands": "mask_bands"}
+    names = {
+        "ratio": "mask_ratio",
+        "scale": "mask_scale",
+        "sensor": "mask_mod",
+        "dates": "mask_dates",
+        "places": "mask_loc",
+        "bands": "mask_bands",
+    }
     return {ours: official[theirs] or 0.0 for ours, theirs in names.items()}
 
 
@@ -157,27 +180,37 @@ def _sizes(state: Mapping[str, Tensor], size: str, heads: tuple[int, int] | None
     warnings = [*warned, *warned_too]
     named = {"dim": SIZES[size]["dim"], "depth": SIZES[size]["depth"]}
     if (encoder["dim"], encoder["depth"]) != tuple(named.values()) or decoder["depth"] != DECODER_DEPTH[size]:
-        warnings.append(f"the configuration says {size!r}, but the weights are {encoder['dim']} wide and {encoder['depth']} deep")
+        warnings.append(
+            f"the configuration says {size!r}, but the weights are {encoder['dim']} wide and {encoder['depth']} deep"
+        )
     return {"encoder": encoder, "decoder": decoder}, warnings
 
 
-def _stack_size(state: Mapping[str, Tensor], part: str, head_dim: int, heads: int | None) -> tuple[dict[str, Any], list[str]]:
+def _stack_size(
+    state: Mapping[str, Tensor], part: str, head_dim: int, heads: int | None
+) -> tuple[dict[str, Any], list[str]]:
     pattern = re.compile(rf"{part}\.[^.]+\.layers\.(\d+)\.0\.to_qkv\.weight")
     found = {int(m.group(1)): v for k, v in state.items() if (m := pattern.fullmatch(k))}
     if not found:
         raise CheckpointError(f"no blocks named {part}.*.layers.*: not a MAESTRO checkpoint")
     inner, dim = found[0].shape[0] // 3, found[0].shape[1]
-    mlp_dim = next(v.shape[0] for k, v in state.items() if re.fullmatch(rf"{part}\.[^.]+\.layers\.0\.1\.net\.1\.weight", k))
+    mlp_dim = next(
+        v.shape[0] for k, v in state.items() if re.fullmatch(rf"{part}\.[^.]+\.layers\.0\.1\.net\.1\.weight", k)
+    )
     warnings = []
     if heads is None:
-        heads = inner // head_dim if inner > head_dim and inner % head_dim == 0 else 2  # one head would have no out projection
+        heads = (
+            inner // head_dim if inner > head_dim and inner % head_dim == 0 else 2
+        )  # one head would have no out projection
         if inner <= head_dim or inner % head_dim:
             warnings.append(
                 f"the {part}'s {inner} attention channels are of no published size and a checkpoint does not store its "
                 f"number of heads: {heads} assumed; give --heads if it is another"
             )
     if inner % heads:
-        raise SpecError(f"the {part} has {inner} attention channels, which {heads} heads can't share; give other --heads")
+        raise SpecError(
+            f"the {part} has {inner} attention channels, which {heads} heads can't share; give other --heads"
+        )
     return {"dim": dim, "depth": len(found), "heads": heads, "head_dim": inner // heads, "mlp_dim": mlp_dim}, warnings
 
 
@@ -236,3 +269,22 @@ def official_sensors() -> dict[str, Any]:
 
 def _table(name: str) -> Path:
     return Path(str(resources.files("geomaestro.models.tables") / name))
+
+
+def write_converted(converted: Converted, out: Path, checkpoint: Path) -> list[str]:
+    """Check every tensor against the model, write the model folder, and say in lines what went where.
+
+    Raises:
+        CheckpointError: naming tensors that are missing, unknown or of another shape.
+    """
+    model = Mae(converted.spec)
+    fill(model, converted.weights, str(checkpoint))
+    heads = converted.heads
+    save_mae(out, model, origin={"converted_from": checkpoint.name, "warnings": converted.warnings}, heads=heads)
+    in_heads = sum(len(part) for part in heads.values())
+    return [
+        *(f"warning: {text}" for text in converted.warnings),
+        f"{len(converted.weights)} tensors of encoder and decoder, every one in its place",
+        f"{in_heads} tensors of heads kept beside them: {', '.join(heads) or 'none'}",
+        f"{len(converted.dropped)} tensors left out: the other copy of the weights (averaged or trained)",
+    ]

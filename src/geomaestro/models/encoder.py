@@ -18,7 +18,7 @@ from geomaestro.errors import SpecError
 from geomaestro.nn.fusion import FUSIONS, Fusion, FusionName, SequenceSet, Strand, lay_out, make_strands, weights_key
 from geomaestro.nn.gather import pick
 from geomaestro.nn.masking import Hidden
-from geomaestro.nn.patches import TokenNorm, Tokeniser
+from geomaestro.nn.patches import Tokeniser, TokenNorm
 from geomaestro.nn.pixels import Patches, make_patches
 from geomaestro.nn.positions import DATE_CHANNELS, date_codes, place_codes
 from geomaestro.nn.transformer import Transformer

@@ -21,10 +21,16 @@ FORMAT = "geomaestro-model-1"
 MAX_JSON_BYTES = 20_000_000  # assumed; a spec of hundreds of hyperspectral bands stays far below
 
 
-def save_mae(folder: Path, model: Mae, *, origin: Mapping[str, Any], heads: Mapping[str, Mapping[str, Tensor]] | None = None) -> None:
+def save_mae(
+    folder: Path, model: Mae, *, origin: Mapping[str, Any], heads: Mapping[str, Mapping[str, Tensor]] | None = None
+) -> None:
     """Write an autoencoder; `origin` says where it comes from. `heads` keeps imported heads beside it."""
     extra = {f"heads.{task}.{k}": v for task, part in (heads or {}).items() for k, v in part.items()}
-    _write(folder, {"kind": "mae", "mae": model.spec.model_dump(mode="json"), "origin": dict(origin)}, {**model.state_dict(), **extra})
+    _write(
+        folder,
+        {"kind": "mae", "mae": model.spec.model_dump(mode="json"), "origin": dict(origin)},
+        {**model.state_dict(), **extra},
+    )
 
 
 def save_task_model(folder: Path, model: TaskModel, head: HeadSpec, *, origin: Mapping[str, Any]) -> None:
@@ -64,7 +70,9 @@ def load_mae(path_or_hub_id: str | os.PathLike[str]) -> Mae:
     folder = find(path_or_hub_id)
     about = read_about(folder)
     if about["kind"] != "mae":
-        raise CheckpointError(f"{folder}: holds a fine-tuned encoder without its decoder; it can't be pretrained further")
+        raise CheckpointError(
+            f"{folder}: holds a fine-tuned encoder without its decoder; it can't be pretrained further"
+        )
     model = Mae(check(MaeSpec, about["mae"], str(folder / "model.json")))
     weights = {k: v for k, v in _read_weights(folder).items() if not k.startswith("heads.")}
     fill(model, weights, str(folder / "model.safetensors"))
@@ -112,7 +120,9 @@ def find(path_or_hub_id: str | os.PathLike[str]) -> Path:
             return candidate
     name = str(path_or_hub_id)
     if folder.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise CheckpointError(f"{name}: no model.json there; expected a model folder, a run folder, or a hub id owner/name")
+        raise CheckpointError(
+            f"{name}: no model.json there; expected a model folder, a run folder, or a hub id owner/name"
+        )
     return _download(name)
 
 

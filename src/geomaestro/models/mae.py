@@ -3,21 +3,20 @@
 Axes: b sample, t date, n place, r sequence, l token, k hidden token, p pixel of a patch, c band, d width.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from geomaestro.config import Strict
-from geomaestro.errors import SpecError
 from geomaestro.models.encoder import Encoder, EncoderSpec, Sequences, run_stacks
 from geomaestro.nn.fusion import FUSIONS, SequenceSet, Strand, lay_out, make_strands
 from geomaestro.nn.gather import pick, place
 from geomaestro.nn.loss import LossName, TargetNorm, error_sum, target_groups, target_statistics
-from geomaestro.nn.masking import Hidden, Hiding, from_hidden, hide
+from geomaestro.nn.masking import Hidden, Hiding, from_hidden, hide, shown_tokens
 from geomaestro.nn.patches import unpatchify
 from geomaestro.nn.transformer import Transformer
 from geomaestro.samples import Batch
@@ -48,6 +47,12 @@ class MaeSpec(Strict):
     hiding: Hiding = Hiding()
     target: TargetNorm = "group"
     loss: LossName = "l1"
+
+    @model_validator(mode="after")
+    def _can_learn(self) -> Self:
+        check_hiding(self)
+        check_targets(self)
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +86,6 @@ class Mae(nn.Module):
     def __init__(self, spec: MaeSpec) -> None:
         super().__init__()
         self.spec = spec
-        check_hiding(spec)
-        check_targets(spec)
         self.encoder = Encoder(spec.encoder)
         inner, dim = spec.encoder, spec.decoder.dim
         keys = self.encoder.stacks.keys()
@@ -126,10 +129,11 @@ class Mae(nn.Module):
     def decode(self, laid: Sequences, hidden: Mapping[str, Hidden], visible: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Visible tokens (r v d) -> decoded tokens (r k d) of the hidden slots, per sequence set."""
         x, keep = {}, {}
-        for s in laid.sets:
+        sets = sets_with_hidden(laid.sets, hidden)
+        for s in sets:
             x[s.key] = self._decoder_input(laid, s, hidden[s.key], visible[s.key])
             keep[s.key] = torch.cat([index for _, index in hidden_slots(s, hidden[s.key])], dim=1)
-        return run_stacks(self.stacks, laid.sets, x, laid.present, keep)
+        return run_stacks(self.stacks, sets, x, laid.present, keep)
 
     def _decoder_input(self, laid: Sequences, s: SequenceSet, hidden: Hidden, visible: Tensor) -> Tensor:
         """Visible tokens in their places, learned tokens everywhere else, codes added."""
@@ -147,7 +151,7 @@ class Mae(nn.Module):
 
     def _score(self, laid: Sequences, hidden: Mapping[str, Hidden], decoded: Mapping[str, Tensor]) -> Reconstruction:
         rebuilt: list[Rebuilt] = []
-        for s in laid.sets:
+        for s in sets_with_hidden(laid.sets, hidden):
             slots = hidden_slots(s, hidden[s.key])
             parts = decoded[s.key].split([index.shape[1] for _, index in slots], dim=1)
             for (strand, index), tokens in zip(slots, parts, strict=True):
@@ -233,6 +237,11 @@ def sequence_start(sequences: SequenceSet, strand: Strand) -> int:
     return sum(s.tokens for s in sequences.strands[: sequences.strands.index(strand)])
 
 
+def sets_with_hidden(sets: Sequence[SequenceSet], hidden: Mapping[str, Hidden]) -> list[SequenceSet]:
+    """Sequence sets of which something can be hidden; the others (a single token) are context alone."""
+    return [s for s in sets if hidden[s.key].visible_index.shape[1] < s.length]
+
+
 def hidden_slots(sequences: SequenceSet, hidden: Hidden) -> list[tuple[Strand, Tensor]]:
     """Per strand, indices (r k) into the sequence that cover all its hidden tokens, k fixed by shapes alone.
 
@@ -281,30 +290,30 @@ def _full_sets(spec: MaeSpec) -> list[SequenceSet]:
 
 
 def check_hiding(spec: MaeSpec) -> None:
-    """Refuse a recipe under which some sequences show nothing or hide nothing.
+    """Refuse a recipe under which nothing would be hidden.
 
     Raises:
-        SpecError: naming the sequence, its length and the remedy.
+        ValueError: naming the longest sequence and the remedy.
     """
-    for s in _full_sets(spec):
-        count = round(spec.hiding.ratio_of(s) * s.length)
-        if not 0 < count < s.length:
-            raise SpecError(
-                f"hiding.ratio {spec.hiding.ratio} hides {count} of the {s.length} tokens of a sequence of {s.key!r} "
-                f"with fusion {spec.encoder.fusion!r}; use smaller patches, more dates, or a fusion over dates"
-            )
+    sets = _full_sets(spec)
+    if all(shown_tokens(s.length, spec.hiding.ratio_of(s)) == s.length for s in sets):
+        longest = max(sets, key=lambda s: s.length)
+        raise ValueError(
+            f"hiding.ratio {spec.hiding.ratio} hides nothing: with fusion {spec.encoder.fusion!r} the longest sequence, of "
+            f"{longest.key!r}, has {longest.length} tokens; use smaller patches, more dates, or a fusion over dates"
+        )
 
 
 def check_targets(spec: MaeSpec) -> None:
     """Refuse normalised targets of a single value, which are zero whatever the pixel.
 
     Raises:
-        SpecError: naming the sensor and the remedy.
+        ValueError: naming the sensor and the remedy.
     """
     for name, source in spec.encoder.inputs.items():
         groups = target_groups(spec.target, source.sensor.target_groups)
         if source.input.patch_px == 1 and 1 in groups:
-            raise SpecError(
+            raise ValueError(
                 f"sensor {name!r}: a band group of one band with 1-pixel patches has a normalised target of zero; "
                 "set `target: none`, or give `groups` of two or more bands"
             )

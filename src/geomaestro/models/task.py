@@ -3,6 +3,7 @@
 Axes: b sample, s token map, n place, d width.
 """
 
+from dataclasses import dataclass
 from typing import Literal, Self
 
 import torch
@@ -75,22 +76,41 @@ def make_head(task: Task, head: HeadSpec, encoder: EncoderSpec) -> nn.Module:
     return PixelHead(head.pooling, encoder.dim, len(task.classes), task.patch_px)
 
 
-def apply_head(head: nn.Module, task: Task, tokens: Tokens) -> Tensor:
-    """Tokens -> logits."""
+@dataclass(frozen=True, slots=True)
+class HeadInput:
+    """What a head looks at: `tokens` (b l d), `present` (b l); for pixels maps (b s n d), (b s n) on `grid`."""
+
+    tokens: Tensor
+    present: Tensor | None
+    grid: tuple[int, int]
+
+
+def head_input(task: Task, tokens: Tokens) -> HeadInput:
+    """Select what the head of a task looks at."""
     if task.kind != "pixels":
-        flat, present = tokens.flat()
-        out: Tensor = head(flat, present)
-        return out
+        return HeadInput(*tokens.flat(), grid=(0, 0))
     assert task.reference_sensor is not None, "checked by Task"
     grid = tokens.grids[task.reference_sensor]
-    maps, present = maps_on_grid(tokens, grid)
-    pixels: Tensor = head(maps, present, grid[0])
-    return pixels
+    return HeadInput(*maps_on_grid(tokens, grid), grid=grid)
+
+
+def run_head(head: nn.Module, task: Task, x: HeadInput) -> Tensor:
+    """Logits (b classes), or (b classes h w) for pixels."""
+    out: Tensor = head(x.tokens, x.present, x.grid[0]) if task.kind == "pixels" else head(x.tokens, x.present)
+    return out
+
+
+def apply_head(head: nn.Module, task: Task, tokens: Tokens) -> Tensor:
+    """Tokens -> logits."""
+    return run_head(head, task, head_input(task, tokens))
 
 
 def maps_on_grid(tokens: Tokens, grid: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
     """All sensors' maps (b s n d) on one grid (rows, cols), and which tokens exist (b s n), or None for all."""
-    maps = torch.cat([resize_maps(x, tokens.grids[name], grid) for name, x in tokens.maps.items()], dim=1)
+    resized = [resize_maps(x, tokens.grids[name], grid) for name, x in tokens.maps.items()]
+    maps = torch.cat([x.transpose(1, 2) for x in resized], dim=2).transpose(
+        1, 2
+    )  # in memory (b n s d), as heads read it
     if all(p is None for p in tokens.present.values()):
         return maps, None
     known = []

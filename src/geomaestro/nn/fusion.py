@@ -94,7 +94,9 @@ def fusion_group(sensor: str, source: ModelInput) -> str:
     return source.input.fusion_group or sensor
 
 
-def make_strands(inputs: Mapping[str, ModelInput], grids: Mapping[str, tuple[int, int]], dates: Mapping[str, int]) -> list[Strand]:
+def make_strands(
+    inputs: Mapping[str, ModelInput], grids: Mapping[str, tuple[int, int]], dates: Mapping[str, int]
+) -> list[Strand]:
     """All strands of the sensors in `grids`, in the order of `inputs`; `dates` are those of the batch."""
     strands = []
     for sensor in (s for s in inputs if s in grids):

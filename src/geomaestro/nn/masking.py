@@ -55,8 +55,9 @@ def hide(sets: Sequence[SequenceSet], present: Mapping[str, Tensor | None], how:
     """Draw what is hidden in each sequence set, by key of the set.
 
     `present` (r l) per set, None where all tokens exist; `keys` (b) int64 make the draw a pure function of the sample.
-    Of the present tokens of a sequence exactly round(ratio * count) are hidden, structurally hidden ones first; if
-    these are more, the surplus is shown at random. No loop, no synchronisation of host and device.
+    Of the present tokens of a sequence exactly round(ratio * count) are hidden, but one always stays visible;
+    structurally hidden tokens go first, and if these are more, the surplus is shown at random. No loop, no
+    synchronisation of host and device.
     """
     structure = {} if sets[0].per_date else _structure(sets, how, keys)
     out = {}
@@ -72,7 +73,7 @@ def hide(sets: Sequence[SequenceSet], present: Mapping[str, Tensor | None], how:
 def _select(noise: Tensor, present: Tensor | None, ratio: float) -> Hidden:
     """Show the tokens with the least noise."""
     length = noise.shape[1]
-    shown = length - round(ratio * length)
+    shown = shown_tokens(length, ratio)
     if present is not None:
         noise = noise.masked_fill(~present, float("inf"))
     index = noise.argsort(dim=1, stable=True)[:, :shown].sort(dim=1).values
@@ -80,10 +81,15 @@ def _select(noise: Tensor, present: Tensor | None, ratio: float) -> Hidden:
         hidden = torch.ones_like(noise, dtype=torch.bool).scatter(1, index, False)
         return Hidden(hidden, index, None)
     count = present.sum(dim=1, keepdim=True)
-    to_show = count - (ratio * count).round().to(count.dtype)
+    to_show = (count - (ratio * count).round().to(count.dtype)).clamp(min=1).minimum(count)
     rank = noise.argsort(dim=1, stable=True).argsort(dim=1)
     seen = present & (rank < to_show)
     return Hidden(present & ~seen, index, seen.gather(1, index))
+
+
+def shown_tokens(length: int, ratio: float) -> int:
+    """How many tokens of a sequence stay visible: what round(ratio * length) leaves, at least one."""
+    return max(1, length - round(ratio * length))
 
 
 def from_hidden(hidden: Tensor, present: Tensor | None) -> Hidden:

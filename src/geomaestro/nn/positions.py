@@ -35,7 +35,7 @@ def pool_to_grid(codes: Tensor, rows: int, cols: int) -> Tensor:
 
     Where a side does not divide, the codes are first resized (bilinear) to the nearest multiple.
     """
-    height, width = (side if side % new == 0 else new * max(1, round(side / new)) for side, new in _sides(codes, rows, cols))
+    height, width = _multiple(codes.shape[0], rows), _multiple(codes.shape[1], cols)
     if (height, width) != tuple(codes.shape[:2]):
         channels_first = codes.permute(2, 0, 1)[None]
         codes = functional.interpolate(channels_first, (height, width), mode="bilinear")[0].permute(1, 2, 0)
@@ -43,8 +43,9 @@ def pool_to_grid(codes: Tensor, rows: int, cols: int) -> Tensor:
     return cells.mean(dim=(1, 3)).flatten(0, 1)
 
 
-def _sides(codes: Tensor, rows: int, cols: int) -> list[tuple[int, int]]:
-    return [(codes.shape[0], rows), (codes.shape[1], cols)]
+def _multiple(side: int, cells: int) -> int:
+    """The multiple of `cells` nearest to a side, at least one."""
+    return cells * max(1, round(side / cells))
 
 
 @lru_cache(maxsize=256)

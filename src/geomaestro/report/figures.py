@@ -172,7 +172,9 @@ def confusion_figure(name: str, tables: dict[str, tuple[Sequence[str], np.ndarra
         panels = figure.subplots(1, 2, squeeze=False)[0]
         for axes in panels[len(tables) :]:
             axes.set_visible(False)
-        for nth, (axes, (title, (classes, counts))) in enumerate(zip(panels[: len(tables)], tables.items(), strict=True)):
+        for nth, (axes, (title, (classes, counts))) in enumerate(
+            zip(panels[: len(tables)], tables.items(), strict=True)
+        ):
             _draw_confusion(axes, counts)
             axes.set(title=title, xlabel="predicted class")
             every = 1 if count <= MOST_COUNTED else -(-count // MOST_COUNTED)

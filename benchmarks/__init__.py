@@ -1,0 +1,1 @@
+"""Timings of the project's own programs; see `python -m benchmarks.step --help`."""

@@ -1,0 +1,178 @@
+"""The `geomaestro` command: one function per command; what a command needs is imported inside it."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+
+from geomaestro import __version__
+from geomaestro.errors import GeomaestroError
+
+app = App(name="geomaestro", version=__version__, help="Pretrain, evaluate and apply geospatial foundation models.")
+data = App(name="data", help="Make and look at datasets.")
+app.command(data)
+
+Overrides = Annotated[list[str] | None, Parameter(negative="", show_default=False)]
+Resume = Annotated[bool, Parameter(negative="")]
+
+
+@app.command
+def demo(out: Path = Path("runs/demo"), *, seed: int = 0) -> None:
+    """Generate a miniature Earth, pretrain on it, evaluate with few labels, write a report. About 3 minutes on 2 cores.
+
+    Args:
+        out: folder of data and run; an unfinished demo is taken up where it stopped.
+        seed: another seed makes another Earth and other weights.
+    """
+    from geomaestro.demo import run_demo
+
+    _say("report", run_demo(out, seed=seed, command=_command()))
+
+
+@app.command
+def pretrain(
+    recipe: Path,
+    overrides: Overrides = None,
+    /,
+    *,
+    out: Path | None = None,
+    resume: Resume = False,
+    tensorboard: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Pretrain, and evaluate if the recipe says how; writes a run folder with a report.
+
+    Args:
+        recipe: a YAML file; see docs/pretrain.md.
+        overrides: settings to change, such as pretrain.epochs=10 model.size=small.
+        out: the run folder; runs/NAME by default.
+        resume: go on with an unfinished run.
+        tensorboard: write events for TensorBoard too (an extra).
+    """
+    from geomaestro.learn.recipe import load_recipe
+    from geomaestro.learn.run import run_recipe
+    from geomaestro.report.html import write_report
+
+    settings = load_recipe(recipe, tuple(overrides or ()))
+    folder = out or Path("runs") / settings.name
+    run_recipe(settings, folder, command=_command(), resume=resume, tensorboard=tensorboard)
+    _say("report", write_report(folder))
+
+
+@app.command
+def evaluate(
+    model: str, recipe: Path, overrides: Overrides = None, /, *, out: Path | None = None, resume: Resume = False
+) -> None:
+    """Evaluate a pretrained model on a recipe's task, beside training from scratch and a random forest.
+
+    Args:
+        model: a model folder, a run folder, or a model on the Hugging Face hub (owner/name).
+        recipe: a YAML file with `data` and `evaluate`.
+        overrides: settings to change, such as evaluate.draws=3.
+        out: the run folder; runs/NAME-evaluated by default.
+        resume: go on with an unfinished evaluation.
+    """
+    from geomaestro.learn.recipe import load_recipe
+    from geomaestro.learn.run import evaluate_model
+    from geomaestro.report.html import write_report
+
+    settings = load_recipe(recipe, tuple(overrides or ()))
+    folder = out or Path("runs") / f"{settings.name}-evaluated"
+    evaluate_model(model, settings, folder, command=_command(), resume=resume)
+    _say("report", write_report(folder))
+
+
+@app.command
+def convert(
+    checkpoint: Path, out: Path, /, *, config: Path, ema: bool = False, heads: tuple[int, int] | None = None
+) -> None:
+    """Convert an official MAESTRO checkpoint to safetensors and JSON, executing nothing of it.
+
+    Args:
+        checkpoint: the Lightning file (.ckpt).
+        out: the model folder to write.
+        config: the config_resolved.yaml beside it.
+        ema: take the averaged weights instead of the trained ones.
+        heads: attention heads of encoder and decoder, where the weights are of no published size.
+    """
+    from geomaestro.models.convert import convert_official, write_converted
+
+    report = write_converted(convert_official(checkpoint, config, ema=ema, heads=heads), out, checkpoint)
+    for line in report:
+        print(line)
+    _say("model", out)
+
+
+@app.command
+def report(run: Path, out: Path | None = None, /) -> None:
+    """Write a run's report again.
+
+    Args:
+        run: a run folder.
+        out: the page to write; RUN/report.html by default.
+    """
+    from geomaestro.report.html import write_report
+
+    _say("report", write_report(run, out))
+
+
+@data.command
+def synth(out: Path, /, *, train: int = 400, val: int = 100, test: int = 200, seed: int = 0) -> None:
+    """Generate a miniature Earth in the files of TreeSatAI-TS, of any size.
+
+    Args:
+        out: a new folder.
+        train: samples of the training split.
+        val: samples of the validation split.
+        test: samples of the test split.
+        seed: another seed makes another Earth; a larger one begins with the smaller.
+    """
+    from geomaestro.data.synthetic import EarthOptions, synthesise
+    from geomaestro.learn.log import bar
+
+    options = EarthOptions(train=train, val=val, test=test, seed=seed)
+    with bar("synthesise", train + val + test) as shown:
+        synthesise(out, options, report=lambda done, _: shown.update(done))
+    _say("dataset", out / "dataset.yaml")
+
+
+@data.command(name="list")
+def list_datasets() -> None:
+    """List the built-in datasets."""
+    from geomaestro.data.spec import builtin_specs, load_spec
+
+    for name in builtin_specs():
+        spec = load_spec(name)
+        print(f"{name}: {spec.about} [{spec.licence}]")
+
+
+def _say(what: str, path: Path) -> None:
+    print(f"{what}: {path}")
+
+
+def _command() -> str:
+    return " ".join(["geomaestro", *sys.argv[1:]])
+
+
+def main(tokens: list[str] | None = None) -> None:
+    """Run a command; errors that a user can mend are one message and exit code 1."""
+    from geomaestro.learn.stopping import Interrupted
+
+    try:
+        app(tokens)
+    except GeomaestroError as error:
+        _fail(str(error), 1)
+    except Interrupted as stopped:
+        _fail(f"{stopped}; go on with: {_resume_command()}", 130)
+    except KeyboardInterrupt:
+        _fail("stopped at once; the last saved state can be resumed with --resume", 130)
+
+
+def _resume_command() -> str:
+    command = _command()
+    return command if "--resume" in command or " demo" in command else f"{command} --resume"
+
+
+def _fail(message: str, code: int) -> Any:
+    print(f"error: {message}" if code == 1 else message, file=sys.stderr)
+    raise SystemExit(code)

@@ -1,0 +1,120 @@
+"""The random forest that every score is measured against.
+
+It sees what the model sees before any learning: pixel series as they are; larger images by mean, spread and roughness
+of each band at each date. What is absent or invalid is missing to it too.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from geomaestro.data.reading import Dataset
+from geomaestro.errors import SpecError
+from geomaestro.learn import metrics
+from geomaestro.models.task import Task
+
+TREES = 500
+CHOICES = (
+    {"max_features": "sqrt", "min_samples_leaf": 1},
+    {"max_features": 0.2, "min_samples_leaf": 1},
+    {"max_features": "sqrt", "min_samples_leaf": 3},
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Forest:
+    """A fitted forest and the setting that was best on validation."""
+
+    model: Any
+    task: Task
+    chosen: str
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """Logits (n k); log-probabilities for classes, log-odds for labels."""
+        if self.task.kind == "regression":
+            return np.asarray(self.model.predict(features)).reshape(len(features), -1)
+        share = np.clip(_shares(self.model, features, self.task), 1e-6, 1 - 1e-6)
+        return np.log(share) if self.task.kind == "classes" else np.log(share / (1 - share))
+
+
+def raw_features(dataset: Dataset) -> np.ndarray:
+    """Features (n f) of every sample, in order."""
+    return np.stack([np.concatenate(list(_features(dataset, i))) for i in range(len(dataset))])
+
+
+def _features(dataset: Dataset, index: int) -> Iterator[np.ndarray]:
+    sample = dataset.read(index)
+    for name, images in sample.images.items():
+        x = np.where(sample.valid[name][:, None], images.astype(np.float32), np.nan)
+        if x.shape[-1] == x.shape[-2] == 1:
+            yield x.ravel()
+            continue
+        yield from _statistics(x)
+
+
+def _statistics(x: np.ndarray) -> Iterator[np.ndarray]:
+    """Mean, spread and roughness over the pixels of each date and band; missing where nothing was measured."""
+    known = np.isfinite(x)
+    count = known.sum(axis=(-2, -1))
+    filled = np.where(known, x, 0)
+    empty = count == 0
+    mean = filled.sum(axis=(-2, -1)) / np.maximum(count, 1)
+    square = (np.where(known, x - mean[..., None, None], 0) ** 2).sum(axis=(-2, -1)) / np.maximum(count, 1)
+    for values in (
+        mean,
+        np.sqrt(square),
+        np.abs(np.diff(filled, axis=-1)).mean(axis=(-2, -1)),
+        np.abs(np.diff(filled, axis=-2)).mean(axis=(-2, -1)),
+    ):
+        yield np.where(empty, np.nan, values).ravel()
+
+
+def fit_forest(
+    train: np.ndarray,
+    labels: np.ndarray,
+    val: np.ndarray,
+    val_labels: np.ndarray,
+    task: Task,
+    *,
+    metric: str,
+    seed: int,
+) -> Forest:
+    """Fit each setting and keep the best on validation.
+
+    Raises:
+        SpecError: if the task predicts pixels.
+    """
+    if task.kind == "pixels":
+        raise SpecError("the random forest answers per sample; for pixels see the U-Net baseline")
+    fitted = [_fit(train, labels, task, choice, seed) for choice in CHOICES]
+    scores = [metrics.headline(task, val_labels, forest.predict(val), metric) for forest in fitted]
+    return fitted[int(np.argmax(scores))]
+
+
+def _fit(train: np.ndarray, labels: np.ndarray, task: Task, choice: dict[str, Any], seed: int) -> Forest:
+    from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+
+    text = ", ".join(f"{k} {v}" for k, v in choice.items())
+    if task.kind == "regression":
+        flat = labels.ravel() if labels.shape[1] == 1 else labels
+        return Forest(RandomForestRegressor(TREES, n_jobs=-1, random_state=seed, **choice).fit(train, flat), task, text)
+    balanced = "balanced_subsample" if task.kind == "classes" else None
+    model = RandomForestClassifier(TREES, n_jobs=-1, random_state=seed, class_weight=balanced, **choice)
+    return Forest(model.fit(train, labels), task, text)
+
+
+def _shares(model: Any, features: np.ndarray, task: Task) -> np.ndarray:
+    """Probabilities (n k) of classes or labels; zero for those that no training sample has."""
+    given = model.predict_proba(features)
+    out = np.zeros((len(features), len(task.classes)))
+    if task.kind == "classes":
+        out[:, model.classes_.astype(int)] = given
+        return out
+    per_label = given if isinstance(given, list) else [given]
+    known = model.classes_ if isinstance(model.classes_, list) else [model.classes_]
+    for k, (share, values) in enumerate(zip(per_label, known, strict=True)):
+        if 1 in values:
+            out[:, k] = share[:, list(values).index(1)]
+    return out

@@ -1,0 +1,93 @@
+"""AdamW, the OneCycle learning rate as a function of the step, and averaged weights."""
+
+import math
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from geomaestro.learn.recipe import Optimiser
+
+DIVISOR = 1000.0  # official code: the first learning rate is peak / 1000
+
+
+def one_cycle(step: int, *, total: int, peak: float, warmup: float, final_factor: float) -> float:
+    """Learning rate of a step in [0, total): cosine from peak / 1000 up to peak at `warmup` * total - 1, cosine down to
+    peak / final_factor at total - 1. Equal to torch's OneCycleLR where that is defined; any total >= 1 works here.
+    """
+    first, last = peak / DIVISOR, peak / final_factor
+    top = max(0.0, warmup * total - 1)
+    end = float(total - 1)
+    if step <= top:
+        return peak if top == 0 else _cosine(first, peak, step / top)
+    return _cosine(peak, last, (step - top) / (end - top))
+
+
+def _cosine(start: float, end: float, done: float) -> float:
+    return end + (start - end) / 2.0 * (1.0 + math.cos(math.pi * done))
+
+
+def make_adamw(groups: Iterable[dict[str, object]], settings: Optimiser) -> torch.optim.AdamW:
+    """Fused AdamW over parameter groups."""
+    return torch.optim.AdamW(list(groups), lr=0.0, betas=settings.betas, weight_decay=settings.weight_decay, fused=True)
+
+
+def set_learning_rate(optimiser: torch.optim.Optimizer, lr: float) -> None:
+    """Give every group its share of the learning rate."""
+    for group in optimiser.param_groups:
+        group["lr"] = lr * group.get("share", 1.0)
+
+
+def layer_groups(encoder: nn.Module, head: nn.Module, depth: int, decay: float) -> Iterator[dict[str, object]]:
+    """Parameter groups whose share of the learning rate falls by `decay` per block below the head."""
+    yield {"params": list(head.parameters()), "share": 1.0}
+    if decay == 1.0:
+        yield {"params": list(encoder.parameters()), "share": 1.0}
+        return
+    levels: dict[int, list[nn.Parameter]] = {}
+    joint = len(encoder.joint.blocks) if getattr(encoder, "joint", None) is not None else 0  # type: ignore[union-attr, arg-type]
+    for name, parameter in encoder.named_parameters():
+        levels.setdefault(_level(name, depth, joint), []).append(parameter)
+    for level, parameters in sorted(levels.items()):
+        yield {"params": parameters, "share": decay ** (depth + 1 - level)}
+
+
+def _level(name: str, depth: int, joint: int) -> int:
+    """0 for tokenisers, 1 to depth for blocks, depth for closing norms."""
+    if name.startswith("tokenisers."):
+        return 0
+    parts = name.split(".")
+    if "blocks" not in parts:
+        return depth
+    number = int(parts[parts.index("blocks") + 1]) + 1
+    return number + (depth - joint if name.startswith("joint.") else 0)
+
+
+def total_gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """L2 norm of all gradients together."""
+    return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+
+class Average:
+    """Exponential average of a model's weights, one update per step; early on the decay is held back so that the start
+    weighs little: decay_n = min(decay, (1 + n) / (10 + n)).
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay, self.updates = decay, 0
+        self.weights = [p.detach().clone() for p in model.parameters()]
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Take one step towards the model's weights."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        torch._foreach_lerp_(self.weights, [p.detach() for p in model.parameters()], 1 - decay)
+
+    @torch.no_grad()
+    def swap(self, model: nn.Module) -> None:
+        """Exchange the model's weights with the average; twice undoes it."""
+        for mine, theirs in zip(self.weights, model.parameters(), strict=True):
+            kept = theirs.detach().clone()
+            theirs.copy_(mine)
+            mine.copy_(kept)

@@ -1,0 +1,297 @@
+"""The recipe: one YAML with data, model, pretraining and evaluation, checked whole before anything runs."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from geomaestro.config import Strict, check, load, merge
+from geomaestro.data.spec import DatasetSpec, Target, load_spec
+from geomaestro.errors import SpecError
+from geomaestro.models.encoder import SIZES, EncoderSpec, SizeName
+from geomaestro.models.mae import DecoderSpec, MaeSpec
+from geomaestro.models.task import HeadSpec, Task
+from geomaestro.nn.fusion import FusionName
+from geomaestro.nn.loss import LossName, TargetNorm
+from geomaestro.nn.masking import Hiding
+from geomaestro.nn.patches import TokenNorm
+from geomaestro.sensors import ModelInput
+
+PROTOCOLS: tuple["Protocol", ...] = (
+    "k-NN",
+    "linear probe",
+    "attentive probe",
+    "fine-tune",
+    "from scratch",
+    "random forest",
+)
+Protocol = Literal["k-NN", "linear probe", "attentive probe", "fine-tune", "from scratch", "random forest"]
+
+
+class DataRecipe(Strict):
+    """Which data: a spec (a built-in name or a path), where its files lie, which sensors and splits.
+
+    `inputs` changes the model inputs that the spec suggests, `settings` any of its values.
+    """
+
+    spec: str
+    root: Path = Path()
+    sensors: tuple[str, ...] | None = None
+    inputs: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    settings: tuple[str, ...] = ()
+    pretrain_splits: tuple[str, ...] = ("train", "val")
+    train_split: str = "train"
+    val_split: str = "val"
+    test_split: str = "test"
+
+
+class ModelRecipe(Strict):
+    """Which model: a named size, some settings changed, or the weights of a model to go on from.
+
+    `start_from` is a model folder or hub id; its spec then replaces everything else here.
+    """
+
+    size: SizeName = "tiny"
+    dim: int | None = None
+    depth: int | None = None
+    heads: int | None = None
+    head_dim: int | None = None
+    mlp_ratio: float | None = None
+    fusion: FusionName = "inter-group"
+    joint_blocks: int | None = None
+    token_norm: TokenNorm = "date"
+    use_dates: bool = True
+    decoder: dict[str, float] = Field(default_factory=dict)
+    hiding: Hiding = Hiding()
+    target: TargetNorm = "group"
+    loss: LossName = "l1"
+    start_from: str | None = None
+
+
+class Optimiser(Strict):
+    """AdamW and OneCycle as published. The peak learning rate is base_lr * sqrt(batch / 3), unless `peak_lr` is given;
+    it starts at peak / 1000 and ends at peak / `final_factor`. Source: official code.
+    """
+
+    base_lr: float = Field(default=3e-5, gt=0)
+    peak_lr: float | None = Field(default=None, gt=0)
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = Field(default=0.01, ge=0)
+    warmup: float = Field(default=0.2, ge=0, lt=1)
+    final_factor: float = Field(default=1e7, ge=1)
+    clip_norm: float | None = Field(default=None, gt=0)
+
+    def peak(self, batch: int) -> float:
+        """The peak learning rate."""
+        return self.peak_lr if self.peak_lr is not None else self.base_lr * (batch / 3.0) ** 0.5
+
+
+class Duration(Strict):
+    """How long to train: exactly one of steps and epochs."""
+
+    steps: int | None = Field(default=None, ge=1)
+    epochs: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give exactly one of steps and epochs")
+        return self
+
+    def in_steps(self, samples: int, batch: int) -> int:
+        """Steps for a training set of so many samples; the last partial epoch counts whole steps, at least one."""
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None, "checked in _one_of_them"
+        return max(1, round(self.epochs * samples / batch))
+
+
+class Training(Duration, Optimiser):
+    """What pretraining and fine-tuning have in common."""
+
+    batch: int = Field(default=32, ge=1)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    workers: int = Field(default=0, ge=0)
+
+
+class PretrainRecipe(Training):
+    """Pretraining. `seeds` repeats it, each seed with its own weights, order, dates and hiding."""
+
+    seeds: int = Field(default=1, ge=1)
+    log_every: int = Field(default=10, ge=1)
+    save_every_s: float = Field(default=300, gt=0)
+
+
+class SupervisedRecipe(Training):
+    """Training with labels: fine-tuning, training from scratch, attentive probing.
+
+    The weights with the best validation score are kept; `patience` validations without a better one end the training.
+    `peak_lrs` are tried in turn and the best on the validation split is kept. `average` is the decay per step of the
+    averaged weights that are scored (None: the weights themselves). `layer_decay` multiplies the learning rate of each
+    block below the head.
+    """
+
+    peak_lrs: tuple[float, ...] = ()
+    final_factor: float = 2.0
+    validations: int = Field(default=10, ge=1)
+    patience: int | None = Field(default=None, ge=1)
+    average: float | None = Field(default=None, gt=0, lt=1)
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    class_weights: bool = False
+
+
+class EvaluateRecipe(Strict):
+    """Evaluation: a target of the dataset, protocols, numbers of labels, draws of them.
+
+    A label number is per class ("20"), a share of the training split ("10 %"), or "all". From scratch and the random
+    forest are always there: a score means little without them.
+    """
+
+    target: str
+    protocols: tuple[Protocol, ...] = PROTOCOLS
+    labels: tuple[str, ...] = ("all",)
+    draws: int = Field(default=1, ge=1)
+    metric: str | None = None
+    head: HeadSpec = HeadSpec()
+    finetune: SupervisedRecipe = SupervisedRecipe(epochs=50, base_lr=1e-5)
+    scratch: SupervisedRecipe | None = None
+    probe: SupervisedRecipe = SupervisedRecipe(epochs=10, base_lr=1e-5)
+    neighbours: int = Field(default=20, ge=1)
+    batch: int = Field(default=64, ge=1)
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _as_text(cls, values: Any) -> Any:
+        return tuple(str(v) for v in values) if isinstance(values, list | tuple) else (str(values),)
+
+    @field_validator("labels")
+    @classmethod
+    def _known(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        for value in values:
+            LabelCount.parse(value)
+        return values
+
+    @field_validator("protocols")
+    @classmethod
+    def _with_baselines(cls, values: tuple[Protocol, ...]) -> tuple[Protocol, ...]:
+        return tuple(p for p in PROTOCOLS if p in values or p in ("from scratch", "random forest"))
+
+    @property
+    def from_scratch(self) -> SupervisedRecipe:
+        """How to train without pretraining; as in fine-tuning where the recipe says nothing else."""
+        return self.scratch or self.finetune
+
+
+class LabelCount(Strict):
+    """How many labelled samples: `per_class`, a `share` of the split, or all of it."""
+
+    per_class: int | None = None
+    share: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """'20' is 20 per class, '10 %' a tenth, 'all' everything.
+
+        Raises:
+            ValueError: if the text is none of these.
+        """
+        text = text.strip()
+        if text == "all":
+            return cls()
+        number = text.removesuffix("%").strip()
+        try:
+            if text.endswith("%") and 0 < float(number) <= 100:
+                return cls(share=float(number) / 100)
+            if int(number) > 0 and number == text:
+                return cls(per_class=int(number))
+        except ValueError:
+            pass
+        raise ValueError(f"{text!r} is not a number per class (20), a share (10 %), or all")
+
+    def describe(self) -> tuple[str, float]:
+        """Text, and a number to sort by."""
+        if self.per_class is not None:
+            return f"{self.per_class} per class", float(self.per_class)
+        if self.share is not None:
+            return f"{100 * self.share:g} %", 1e6 * self.share
+        return "all", 1e9
+
+
+class Recipe(Strict):
+    """Everything that a run needs."""
+
+    name: str
+    seed: int = Field(default=0, ge=0)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    data: DataRecipe
+    model: ModelRecipe = ModelRecipe()
+    pretrain: PretrainRecipe | None = None
+    evaluate: EvaluateRecipe | None = None
+
+    def dataset(self) -> DatasetSpec:
+        """The dataset's spec, with the recipe's choice of sensors, and of model inputs."""
+        spec = load_spec(self.data.spec, self.data.settings)
+        chosen = self.data.sensors or tuple(spec.sensors)
+        unknown = sorted({*chosen, *self.data.inputs} - set(spec.sensors))
+        if unknown:
+            raise SpecError(f"data: {spec.name} has no sensor {', '.join(unknown)}; it has {', '.join(spec.sensors)}")
+        values = spec.model_dump()
+        sensors = {name: values["sensors"][name] for name in chosen}
+        for name, changes in self.data.inputs.items():
+            sensors[name] = merge(sensors[name], {"input": changes})
+        return check(type(spec), {**values, "sensors": sensors}, f"{self.name}: data")
+
+
+def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
+    """Read a recipe; paths in it are relative to the current folder."""
+    return load(Recipe, path, overrides)
+
+
+def mae_spec(recipe: Recipe, inputs: Mapping[str, ModelInput], position_grid: int | None) -> MaeSpec:
+    """The autoencoder that a recipe asks for."""
+    model = recipe.model
+    chosen = {key: value for key in SIZES[model.size] if (value := getattr(model, key)) is not None}
+    decoder = DecoderSpec.of_size(model.size).model_dump() | model.decoder
+    values = {
+        "encoder": {
+            "inputs": {name: source.model_dump() for name, source in inputs.items()},
+            "position_grid": None if position_grid is None else (position_grid, position_grid),
+            **SIZES[model.size],
+            **chosen,
+            **{key: getattr(model, key) for key in ("fusion", "joint_blocks", "token_norm", "use_dates")},
+        },
+        "decoder": decoder,
+        "hiding": model.hiding.model_dump(),
+        "target": model.target,
+        "loss": model.loss,
+    }
+    return check(MaeSpec, values, f"{recipe.name}: model")
+
+
+def make_task(name: str, target: Target, encoder: EncoderSpec) -> Task:
+    """The task of a dataset's target."""
+    patch_px = target.label_px if target.kind == "pixels" else None
+    reference = target.reference_sensor if target.kind == "pixels" else None
+    if reference is not None and reference not in encoder.inputs:
+        raise SpecError(f"target {name!r} needs sensor {reference!r}, which the model lacks")
+    return Task(
+        name=name,
+        kind=target.kind,
+        classes=target.classes,
+        ignore=target.ignore,
+        reference_sensor=reference,
+        patch_px=patch_px,
+    )
+
+
+def find_target(spec: DatasetSpec, name: str) -> Target:
+    """A target of a dataset.
+
+    Raises:
+        SpecError: if there is none of that name.
+    """
+    targets: Mapping[str, Target] = spec.targets
+    if name not in targets:
+        raise SpecError(f"evaluate.target: {spec.name} has no target {name!r}; it has {', '.join(targets)}")
+    return targets[name]

@@ -1,0 +1,321 @@
+"""A whole run: pretrain, evaluate, and the run folder that holds what was made."""
+
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from geomaestro.data.loader import Subset, check_readable, read_all
+from geomaestro.data.opening import open_dataset
+from geomaestro.data.reading import Dataset
+from geomaestro.data.spec import DatasetSpec
+from geomaestro.errors import SpecError
+from geomaestro.learn import metrics
+from geomaestro.learn.allocator import keep_freed_memory
+from geomaestro.learn.evaluate import Bench, Row, check_protocols, evaluate
+from geomaestro.learn.pretrain import pretrain
+from geomaestro.learn.recipe import EvaluateRecipe, Recipe, find_target, mae_spec, make_task
+from geomaestro.models.encoder import Encoder
+from geomaestro.models.hub import find, load, load_mae, save_mae
+from geomaestro.models.mae import Mae, MaeSpec
+from geomaestro.runs import lock, open_run, read_rows, write_atomically, write_json
+from geomaestro.samples import Batch, to_device
+from geomaestro.sensors import ModelInput, check_sensors
+
+PICTURES = 4  # samples whose reconstructions are kept for the report
+
+
+class Run:
+    """A recipe, its data, and the folder that its results go to."""
+
+    def __init__(self, recipe: Recipe, folder: Path, command: str) -> None:
+        self.recipe, self.folder, self.command = recipe, folder, command
+        self.spec: DatasetSpec = recipe.dataset()
+        self.device = choose_device(recipe.device)
+        self.started_at = datetime.now(UTC)
+        self._clock = time.monotonic()
+        self.timings: list[dict[str, Any]] = []
+        self.warnings: list[str] = []
+        self._opened: dict[tuple[str, ...], Dataset] = {}
+        torch.set_float32_matmul_precision("medium")  # official code; on GPUs products of float32 use the tensor cores
+        keep_freed_memory()
+
+    def open(self, *splits: str) -> Dataset:
+        """The samples of some splits; the first is read, so that a wrong spec is known at once."""
+        if splits not in self._opened:
+            dataset = open_dataset(self.spec, self.recipe.data.root, splits)
+            check_readable(dataset)
+            self._opened[splits] = dataset
+        return self._opened[splits]
+
+    def inputs(self) -> dict[str, ModelInput]:
+        """What a model makes of the dataset's sensors."""
+        return {name: entry.model_input() for name, entry in self.spec.sensors.items()}
+
+    def model_spec(self) -> MaeSpec:
+        """The autoencoder of the recipe; of `start_from` if it names one."""
+        if self.recipe.model.start_from is None:
+            return mae_spec(self.recipe, self.inputs(), self.spec.position_grid)
+        spec = load_mae(self.recipe.model.start_from).spec
+        check_sensors(
+            {name: entry.sensor() for name, entry in self.spec.sensors.items()}, spec.encoder.inputs, need_all=True
+        )
+        return spec
+
+    def new_model(self, seed: int) -> Mae:
+        """An autoencoder at its start: random weights of a seed, or those of `start_from`."""
+        if self.recipe.model.start_from is not None:
+            self.model_spec()
+            return load_mae(self.recipe.model.start_from)
+        torch.manual_seed(seed)
+        return Mae(self.model_spec())
+
+    def timed(self, stage: str, elapsed_s: float, samples_per_s: float | None = None) -> None:
+        """Note how long a stage took."""
+        self.timings.append({"stage": stage, "elapsed_s": elapsed_s, "samples_per_s": samples_per_s})
+
+    def write_result(self, encoder: Encoder, decoder_parameters: int) -> None:
+        """Write result.json, the last file of a run."""
+        write_json(
+            self.folder / "result.json",
+            {
+                "status": "complete",
+                "command": self.command,
+                "started_at": self.started_at.isoformat(timespec="seconds"),
+                "elapsed_s": time.monotonic() - self._clock,
+                "dataset": self._about_data(encoder),
+                "model": self._about_model(encoder, decoder_parameters),
+                "environment": environment(self.device),
+                "timings": self.timings,
+                "warnings": self.warnings,
+            },
+        )
+
+    def _about_data(self, encoder: Encoder) -> dict[str, Any]:
+        data = self.recipe.data
+        splits = dict.fromkeys([*data.pretrain_splits, data.train_split, data.val_split, data.test_split])
+        counts = {split: len(self.open(split)) for split in splits}
+        sensors = {
+            name: {
+                "bands": list(source.sensor.bands),
+                "gsd_m": source.sensor.gsd_m,
+                "dates": source.input.dates,
+                "size_px": list(source.input.size_px),
+                "patch_px": source.input.patch_px,
+                "tokens": source.tokens,
+            }
+            for name, source in encoder.spec.inputs.items()
+        }
+        return {"name": self.spec.name, "samples": counts, "sensors": sensors}
+
+    def _about_model(self, encoder: Encoder, decoder_parameters: int) -> dict[str, Any]:
+        return {
+            "size": f"{encoder.spec.dim} wide, {encoder.spec.depth} deep",
+            "fusion": encoder.spec.fusion,
+            "encoder_parameters": sum(p.numel() for p in encoder.parameters()),
+            "decoder_parameters": decoder_parameters,
+        }
+
+
+def choose_device(name: str) -> torch.device:
+    """The device a recipe asks for.
+
+    Raises:
+        SpecError: if it asks for CUDA where there is none.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise SpecError("device: cuda was asked for, but torch sees no CUDA device; set device=cpu")
+    return torch.device(name)
+
+
+def run_recipe(recipe: Recipe, folder: Path, *, command: str, resume: bool = False, tensorboard: bool = False) -> Path:
+    """Pretrain if the recipe says so, evaluate if it says so, and write the run folder.
+
+    Raises:
+        GeomaestroError: for anything wrong with recipe, data or folder, before anything is trained where possible.
+    """
+    run = Run(recipe, folder, command)
+    bench_task = _check_all(run)
+    open_run(folder, recipe.model_dump(mode="json"), resume=resume)
+    with lock(folder):
+        encoders, decoder_parameters = pretrain_all(run, tensorboard=tensorboard)
+        if recipe.evaluate is not None and bench_task is not None:
+            evaluate_all(run, recipe.evaluate, encoders)
+        run.write_result(encoders[0], decoder_parameters)
+    return folder
+
+
+def _check_all(run: Run) -> object:
+    """Check data, model and task before the run folder is made."""
+    recipe, data = run.recipe, run.recipe.data
+    spec = run.model_spec() if recipe.pretrain is not None else None
+    run.open(*data.pretrain_splits)
+    if recipe.evaluate is None:
+        return None
+    if spec is None:
+        raise SpecError(
+            f"{recipe.name}: nothing to evaluate; give `pretrain`, or use `geomaestro evaluate MODEL RECIPE`"
+        )
+    task = make_task(recipe.evaluate.target, find_target(run.spec, recipe.evaluate.target), spec.encoder)
+    check_protocols(recipe.evaluate, task)
+    for split in (data.train_split, data.val_split, data.test_split):
+        run.open(split)
+    return task
+
+
+def pretrain_all(run: Run, *, tensorboard: bool) -> tuple[list[Encoder], int]:
+    """Pretrain every seed that has no model yet; the encoders, and the decoder's number of parameters."""
+    settings = run.recipe.pretrain
+    assert settings is not None, "run_recipe checks it"
+    dataset = run.open(*run.recipe.data.pretrain_splits)
+    encoders, decoder_parameters = [], 0
+    for number in range(settings.seeds):
+        folder = run.folder / "pretrain" / f"seed{number}"
+        if (folder / "model" / "model.json").is_file():
+            model = load_mae(folder / "model")
+        else:
+            model = pretrain_one(run, dataset, folder, run.recipe.seed + number, number, tensorboard=tensorboard)
+        encoders.append(model.encoder.cpu())
+        decoder_parameters = sum(p.numel() for p in model.parameters()) - sum(
+            p.numel() for p in model.encoder.parameters()
+        )
+    return encoders, decoder_parameters
+
+
+def pretrain_one(run: Run, dataset: Dataset, folder: Path, seed: int, number: int, *, tensorboard: bool) -> Mae:
+    """Pretrain one seed; write its model and its pictures."""
+    settings = run.recipe.pretrain
+    assert settings is not None, "run_recipe checks it"
+    model = run.new_model(seed)
+    title = f"pretrain {run.recipe.name}" + (f" seed {number}" if settings.seeds > 1 else "")
+    took = pretrain(
+        model, dataset, settings, folder, seed=seed, device=run.device, title=title, tensorboard=tensorboard
+    )
+    run.timed(f"pretrain seed {number}", took.elapsed_s, took.samples_per_s)
+    origin = {
+        "recipe": run.recipe.name,
+        "dataset": run.spec.name,
+        "seed": seed,
+        "steps": took.steps,
+        "geomaestro": version("geomaestro"),
+    }
+    save_mae(folder / "model", model, origin=origin)
+    if number == 0:
+        write_pictures(model, run.open(run.recipe.data.val_split), folder / "reconstructions.npz", run.device)
+    return model
+
+
+@torch.no_grad()
+def write_pictures(model: Mae, dataset: Dataset, path: Path, device: torch.device) -> None:
+    """Reconstructions of a few samples never trained on labels of, for the report."""
+    import io
+
+    index = np.linspace(0, len(dataset) - 1, min(PICTURES, len(dataset))).astype(int)
+    batch = to_device(read_all(Subset(dataset, index.tolist())), device)
+    model.to(device).eval()
+    result = model(batch, torch.arange(1, len(batch) + 1, device=device))
+    arrays: dict[str, np.ndarray] = {}
+    for name, (rebuilt, hidden) in model.images_of(result, batch).items():
+        arrays.update({f"{name}/{key}": value for key, value in _pictures(model, batch, name, rebuilt, hidden).items()})
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    write_atomically(path, buffer.getvalue())
+
+
+def _pictures(
+    model: Mae, batch: Batch[torch.Tensor], name: str, rebuilt: torch.Tensor, hidden: torch.Tensor
+) -> Mapping[str, np.ndarray]:
+    from geomaestro.nn.pixels import resize_pixels, scale_pixels
+
+    source = model.spec.encoder.inputs[name]
+    truth = resize_pixels(scale_pixels(batch.images[name], source.sensor), source.input, name)
+    valid = resize_pixels(batch.valid[name][:, :, None].float(), source.input, name)[:, :, 0] > 0.5
+    shown = torch.where(hidden, rebuilt, truth)
+    hidden_pixels = hidden.any(dim=2)
+    single = truth.shape[1] == 1
+
+    def plain(x: torch.Tensor) -> np.ndarray:
+        return (x[:, 0] if single else x).cpu().numpy()
+
+    return {
+        "input": plain(torch.where(valid[:, :, None], truth, torch.nan)),
+        "hidden": plain(hidden_pixels),
+        "rebuilt": plain(shown),
+        "valid": plain(valid),
+        "dates": plain(batch.dates[name]),
+        "bands": np.asarray(source.sensor.bands),
+        "ids": np.asarray(batch.ids),
+    }
+
+
+def evaluate_all(run: Run, recipe: EvaluateRecipe, encoders: Sequence[Encoder]) -> list[Row]:
+    """All rows of an evaluation."""
+    data = run.recipe.data
+    task = make_task(recipe.target, find_target(run.spec, recipe.target), encoders[0].spec)
+    started_at = time.monotonic()
+    bench = Bench(
+        recipe=recipe,
+        task=task,
+        train=run.open(data.train_split),
+        val=run.open(data.val_split),
+        test=run.open(data.test_split),
+        encoders=encoders,
+        blank=encoders[0],
+        device=run.device,
+        seed=run.recipe.seed,
+        metric=recipe.metric or metrics.HEADLINE[task.kind],
+        folder=run.folder / "evaluate",
+    )
+    rows = evaluate(bench)
+    run.timed("evaluate", time.monotonic() - started_at)
+    return rows
+
+
+def evaluate_model(model: str, recipe: Recipe, folder: Path, *, command: str, resume: bool = False) -> Path:
+    """Evaluate a model on a recipe's task and write a run folder.
+
+    Raises:
+        SpecError: if the recipe has no evaluation, or the data's sensors are not the model's.
+    """
+    if recipe.evaluate is None:
+        raise SpecError(f"{recipe.name}: has no `evaluate`")
+    run = Run(recipe, folder, command)
+    encoder = load(model)
+    sensors = {name: entry.sensor() for name, entry in run.spec.sensors.items()}
+    check_sensors(sensors, encoder.spec.inputs, need_all=True)
+    task = make_task(recipe.evaluate.target, find_target(run.spec, recipe.evaluate.target), encoder.spec)
+    check_protocols(recipe.evaluate, task)
+    for split in (recipe.data.train_split, recipe.data.val_split, recipe.data.test_split):
+        run.open(split)
+    open_run(folder, {**recipe.model_dump(mode="json"), "evaluated_model": str(find(model))}, resume=resume)
+    with lock(folder):
+        evaluate_all(run, recipe.evaluate, [encoder])
+        run.write_result(encoder, 0)
+    return folder
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What the run ran on."""
+    return {
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "geomaestro": version("geomaestro"),
+        "git": None,
+    }
+
+
+def rows_of_run(folder: Path) -> list[Row]:
+    """The rows of an evaluation."""
+    return read_rows(folder / "evaluate" / "rows.jsonl")
