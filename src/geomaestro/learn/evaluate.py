@@ -26,7 +26,7 @@ from geomaestro.learn.labels import draw_labels, labelled
 from geomaestro.learn.log import console
 from geomaestro.learn.probe import fit_linear
 from geomaestro.learn.recipe import EvaluateRecipe, LabelCount, Protocol, SupervisedRecipe
-from geomaestro.learn.supervised import finetune, predict, predict_head, probe, rows_of
+from geomaestro.learn.supervised import Frozen, finetune, predict, predict_head, probe, rows_of
 from geomaestro.models.encoder import Encoder
 from geomaestro.models.task import HeadInput, Task, TaskModel, make_head
 from geomaestro.runs import append_row, read_rows
@@ -153,7 +153,7 @@ def check_protocols(recipe: EvaluateRecipe, task: Task) -> None:
     wrong = [p for p in recipe.protocols if task.kind == "pixels" and p in ("k-NN", "linear probe")]
     if wrong:
         raise SpecError(
-            f"evaluate.protocols: {', '.join(wrong)} answer per sample, but target {task.name!r} is of pixels; drop them"
+            f"evaluate.protocols: {', '.join(wrong)} answer per sample; target {task.name!r} is of pixels, so drop them"
         )
     known = metrics.known_metrics(task.kind)
     if recipe.metric is not None and recipe.metric not in known:
@@ -215,23 +215,13 @@ def _attentive(bench: Bench, job: Job, index: np.ndarray) -> tuple[np.ndarray, s
     seed, recipe = _seed(job), bench.recipe.probe
     spec = bench.encoders[seed].spec
 
-    def attempt(peak: float, rows: np.ndarray = index) -> tuple[float, torch.nn.Module]:
+    train = Frozen(rows_of(bench.tokens("train", seed), torch.as_tensor(index)), bench.labels("train")[index])
+    val = Frozen(bench.tokens("val", seed), bench.labels("val"))
+
+    def attempt(peak: float) -> tuple[float, torch.nn.Module]:
         torch.manual_seed(_weights_seed(bench, job))
         head = make_head(bench.task, bench.recipe.head, spec)
-        train = rows_of(bench.tokens("train", seed), torch.as_tensor(rows, device=bench.device))
-        labels, val_labels = bench.labels("train")[rows], bench.labels("val")
-        fitted = probe(
-            head,
-            bench.task,
-            train,
-            labels,
-            bench.tokens("val", seed),
-            val_labels,
-            recipe,
-            metric=bench.metric,
-            seed=bench.seed,
-            peak=peak,
-        )
+        fitted = probe(head, bench.task, train, val, recipe, metric=bench.metric, seed=bench.seed, peak=peak)
         return fitted.validation, head
 
     peak = bench.peak("attentive probe", job.count, recipe, lambda p: attempt(p)[0])

@@ -65,13 +65,19 @@ def finetune(
     return fit(model, optimiser, batches, loss_of, validate, recipe, total=total, peak=peak)
 
 
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """What a head looks at, computed once, and the labels (n ...)."""
+
+    x: HeadInput
+    labels: np.ndarray
+
+
 def probe(
     head: nn.Module,
     task: Task,
-    train: HeadInput,
-    labels: np.ndarray,
-    val: HeadInput,
-    val_labels: np.ndarray,
+    train: Frozen,
+    val: Frozen,
     recipe: SupervisedRecipe,
     *,
     metric: str,
@@ -79,18 +85,18 @@ def probe(
     peak: float,
 ) -> Fitted:
     """Train a head alone, on frozen tokens."""
-    device = train.tokens.device
+    device = train.x.tokens.device
     head.to(device)
-    known = torch.as_tensor(labels, device=device)
-    total = recipe.in_steps(len(labels), recipe.batch)
+    known = torch.as_tensor(train.labels, device=device)
+    total = recipe.in_steps(len(train.labels), recipe.batch)
     optimiser = make_adamw([{"params": list(head.parameters())}], recipe)
-    index = (_indices(step, recipe.batch, seed, len(labels)).to(device) for step in range(total))
+    index = (_indices(step, recipe.batch, seed, len(train.labels)).to(device) for step in range(total))
 
     def loss_of(rows: Tensor) -> Tensor:
-        return task_loss(run_head(head, task, rows_of(train, rows)), known[rows], task)
+        return task_loss(run_head(head, task, rows_of(train.x, rows)), known[rows], task)
 
     def validate() -> float:
-        return metrics.headline(task, val_labels, predict_head(head, task, val), metric)
+        return metrics.headline(task, val.labels, predict_head(head, task, val.x), metric)
 
     return fit(head, optimiser, index, loss_of, validate, recipe, total=total, peak=peak)
 
@@ -122,7 +128,7 @@ def fit(
         loss = loss_of(batch)
         if not torch.isfinite(loss):
             raise NonFiniteError(
-                f"loss {loss.item()} at step {step} of fine-tuning; lower peak_lr, or look for values that are not numbers"
+                f"loss {loss.item()} at step {step} of fine-tuning; lower peak_lr, or look at the pixels"
             )
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
