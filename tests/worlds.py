@@ -132,6 +132,16 @@ def write_series(folder: Path, arrays: Mapping[str, np.ndarray] | None = None, *
     return path
 
 
+def make_series(factory: pytest.TempPathFactory) -> Path:
+    """The folder of the series, made once; read it only."""
+    return _series(factory.getbasetemp() / "worlds")
+
+
+def make_earth(factory: pytest.TempPathFactory) -> Path:
+    """The folder of a miniature Earth (train 8, val 4, test 4), made once; read it only."""
+    return _earth(factory.getbasetemp() / "worlds")
+
+
 @cache
 def _series(base: Path) -> Path:
     write_series(base / "series")
@@ -142,18 +152,6 @@ def _series(base: Path) -> Path:
 def _earth(base: Path) -> Path:
     synthesise(base / "earth", EarthOptions(train=8, val=4, test=4, seed=3))
     return base / "earth"
-
-
-@pytest.fixture(scope="session")
-def series(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the series, made once; read it only."""
-    return _series(tmp_path_factory.getbasetemp())
-
-
-@pytest.fixture(scope="session")
-def earth(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a miniature Earth (train 8, val 4, test 4), made once; read it only."""
-    return _earth(tmp_path_factory.getbasetemp())
 
 
 def recipe_values(folder: Path, **changes: Any) -> dict[str, Any]:

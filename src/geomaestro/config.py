@@ -1,6 +1,7 @@
 """YAML checked by pydantic, with `a.b=value` overrides; every error is reported at once, with its place and remedy."""
 
 import difflib
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,27 @@ class Strict(BaseModel):
 M = TypeVar("M", bound=BaseModel)
 
 
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which `3e-4` is a number, as in YAML 1.2."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def parse_yaml(text: str) -> Any:
+    """Plain values of a YAML text.
+
+    Raises:
+        yaml.YAMLError: if it is not YAML, or nested too deeply.
+    """
+    try:
+        return _Loader(text).get_single_data()
+    except RecursionError:
+        raise yaml.YAMLError("nested too deeply") from None
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds one mapping.
 
@@ -37,7 +59,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if path.stat().st_size > MAX_YAML_BYTES:
         raise SpecError(f"{path}: {path.stat().st_size} bytes is too big for a settings file")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = parse_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SpecError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(values, dict):
@@ -65,14 +87,17 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
     """Apply `a.b=value` overrides; values are read as YAML, so `3e-4`, `true` and `[1, 2]` mean what they look like.
 
     Raises:
-        SpecError: if an override has no `=`.
+        SpecError: if an override has no `=`, or a value that is not YAML.
     """
     out = dict(values)
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise SpecError(f"override {override!r} is not key=value, for instance model.size=small")
-        nested: Any = yaml.safe_load(text)
+        try:
+            nested: Any = parse_yaml(text)
+        except yaml.YAMLError as error:
+            raise SpecError(f"override {override!r}: the value is not valid YAML: {error}") from None
         for part in reversed(key.split(".")):
             nested = {part: nested}
         out = merge(out, nested)

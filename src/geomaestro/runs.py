@@ -30,11 +30,12 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
         raise RunError(
             f"{path}: could not be written ({error.strerror or error}); free some space or choose another folder"
         ) from None
+    finally:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -89,7 +90,11 @@ def open_run(folder: Path, recipe: Mapping[str, Any], *, resume: bool) -> None:
     if path.is_file():
         if not resume:
             raise RunError(f"{folder}: already holds a run; go on with --resume, or choose another --out")
-        changed = _differences(yaml.safe_load(path.read_text(encoding="utf-8")), yaml.safe_load(content))
+        try:
+            old = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError):
+            raise RunError(f"{path}: not valid YAML; the file was edited or damaged") from None
+        changed = _differences(old, yaml.safe_load(content))
         if changed:
             raise RunError(f"{folder}: holds a run of another recipe ({', '.join(changed[:5])}); choose another --out")
         return
@@ -119,7 +124,11 @@ def lock(folder: Path) -> Iterator[None]:
     import fcntl
 
     path = folder / ".lock"
-    with path.open("w") as file:
+    try:
+        opened = path.open("w")
+    except OSError as error:
+        raise RunError(f"{folder}: can't be locked ({error.strerror})") from None
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -64,12 +64,16 @@ class Sensor(Strict):
             raise ValueError(f"bands are named twice: {', '.join(self.bands)}")
         if self.unit not in UNITS:
             raise ValueError(f"unit {self.unit!r} is not one of {', '.join(UNITS)}")
+        if any(size < 1 for size in self.groups):
+            raise ValueError(f"groups {list(self.groups)} hold a group of less than one band")
         if self.groups and sum(self.groups) != count:
             raise ValueError(f"groups {list(self.groups)} cover {sum(self.groups)} bands, but {count} are listed")
         for name in ("subtract", "divide_by"):
             value = getattr(self.scaling, name)
             if isinstance(value, tuple) and len(value) != count:
                 raise ValueError(f"scaling.{name} has {len(value)} numbers for {count} bands")
+        if 0 in (self.scaling.divide_by if isinstance(self.scaling.divide_by, tuple) else (self.scaling.divide_by,)):
+            raise ValueError("scaling.divide_by is 0; leave it out where nothing is to be divided")
         if self.wavelengths_nm is not None and len(self.wavelengths_nm) != count:
             raise ValueError(f"wavelengths_nm has {len(self.wavelengths_nm)} numbers for {count} bands")
         return self
@@ -131,6 +135,8 @@ class ModelInput(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         bands = len(self.sensor.bands)
+        if any(size < 1 for size in self.input.token_bands):
+            raise ValueError(f"token_bands {list(self.input.token_bands)} hold a token of less than one band")
         if self.input.token_bands and sum(self.input.token_bands) != bands:
             raise ValueError(f"token_bands {list(self.input.token_bands)} do not add up to {bands} bands")
         return self

@@ -30,5 +30,5 @@ def task_loss(logits: Tensor, labels: Tensor, task: Task, class_weights: Tensor 
         return (error * known).sum() / (known.sum() * error.shape[1]).clamp(min=1)
     labels = labels.float().reshape(logits.shape)
     measured = torch.isfinite(labels)
-    error = (logits - labels.nan_to_num()).square() * measured
+    error = (logits - labels.where(measured, 0.0)).square() * measured
     return error.sum() / measured.sum().clamp(min=1)

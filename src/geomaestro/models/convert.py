@@ -50,12 +50,8 @@ def read_lightning(path: Path) -> dict[str, Any]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged or a hostile file
         reason = str(error).replace("\n", " ")
-        asked = re.search(r"Unsupported global: GLOBAL (\S+)", reason)
-        why = (
-            f"it asks to run {asked.group(1)}, which is not allowed"
-            if asked
-            else f"not a readable checkpoint: {reason[:200]}"
-        )
+        asked = re.search(r"[Uu]nsupported (?:global: )?GLOBAL (\S+)", reason)
+        why = f"it asks to run {asked.group(1)}, which is not allowed" if asked else "not a readable checkpoint"
         raise CheckpointError(f"{path}: {why}") from None
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise CheckpointError(f"{path}: no `state_dict` inside; is this a Lightning checkpoint?")
@@ -79,11 +75,15 @@ def convert_official(
     mine = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     if not mine:
         raise CheckpointError(f"{checkpoint}: no tensor starts with {prefix!r}")
+    no_tensors = sorted(k for k, v in state.items() if not isinstance(v, Tensor))
+    if no_tensors:
+        raise CheckpointError(f"{checkpoint}: no tensors but something else under {', '.join(no_tensors[:8])}")
     strangers = sorted(k for k in state if not k.startswith((prefix, other)))
     if strangers:
         raise CheckpointError(f"{checkpoint}: unknown tensors {', '.join(strangers[:8])}")
     spec, warnings = spec_of(read_yaml(config), mine, str(config), heads)
     weights, head_weights = rename(mine, spec)
+    fill(Mae(spec), weights, str(checkpoint))
     dropped = sorted(k for k in state if k.startswith(other))
     return Converted(spec=spec, weights=weights, heads=head_weights, dropped=dropped, warnings=warnings)
 
@@ -191,12 +191,13 @@ def _stack_size(
 ) -> tuple[dict[str, Any], list[str]]:
     pattern = re.compile(rf"{part}\.[^.]+\.layers\.(\d+)\.0\.to_qkv\.weight")
     found = {int(m.group(1)): v for k, v in state.items() if (m := pattern.fullmatch(k))}
-    if not found:
+    if 0 not in found or found[0].ndim != 2:
         raise CheckpointError(f"no blocks named {part}.*.layers.*: not a MAESTRO checkpoint")
     inner, dim = found[0].shape[0] // 3, found[0].shape[1]
-    mlp_dim = next(
-        v.shape[0] for k, v in state.items() if re.fullmatch(rf"{part}\.[^.]+\.layers\.0\.1\.net\.1\.weight", k)
-    )
+    mlp = [v for k, v in state.items() if re.fullmatch(rf"{part}\.[^.]+\.layers\.0\.1\.net\.1\.weight", k)]
+    if not mlp:
+        raise CheckpointError(f"no tensor {part}.*.layers.0.1.net.1.weight: the checkpoint is not whole")
+    mlp_dim = mlp[0].shape[0]
     warnings = []
     if heads is None:
         heads = (
@@ -239,6 +240,9 @@ def rename(state: Mapping[str, Tensor], spec: MaeSpec) -> tuple[dict[str, Tensor
 
 def _layout(name: str, tensor: Tensor) -> Tensor:
     """A convolution over patches as a matrix over (pixel, band); a learned token as (band group, width)."""
+    wanted = 5 if name.startswith("hidden_tokens.") else 4 if name.endswith("project.weight") else None
+    if wanted is not None and tensor.ndim != wanted:
+        raise CheckpointError(f"{name}: the checkpoint's tensor is {tuple(tensor.shape)}; expected {wanted} dimensions")
     if name.startswith("hidden_tokens."):
         return tensor.reshape(tensor.shape[1], tensor.shape[-1])
     if name.endswith("project.weight"):

@@ -34,6 +34,16 @@ SIZES: Mapping[str, Mapping[str, float]] = {  # official code, where base is cal
 }
 
 
+def check_width(dim: int, date_channels: int) -> None:
+    """Refuse a width that leaves no room for the codes of place (see `sincos_grid`).
+
+    Raises:
+        ValueError: naming both.
+    """
+    if dim % 4 or date_channels % 4 or dim - date_channels < 8:
+        raise ValueError(f"dim {dim} with date_channels {date_channels}: need multiples of 4, and 8 or more left over")
+
+
 class EncoderSpec(Strict):
     """All that defines an encoder but its weights.
 
@@ -68,15 +78,18 @@ class EncoderSpec(Strict):
             raise ValueError(f"joint_blocks {self.joint} must be fewer than depth {self.depth}")
         if self.dim % 8:
             raise ValueError(f"dim {self.dim} must be a multiple of 8")
+        check_width(self.dim, self.date_channels)
         for name, source in self.inputs.items():
+            if "." in name:
+                raise ValueError(f"inputs: the name {name!r} must not hold a dot")
             self._check_sharing(name, source)
         return self
 
     def _check_sharing(self, name: str, source: ModelInput) -> None:
         owner = source.input.shares_embedding
-        if owner is None or owner not in self.inputs:
+        if owner is None:
             return
-        other = self.inputs[owner]
+        other = next(s for n, s in self.inputs.items() if owner in (n, s.input.shares_embedding))
         if (other.token_bands, other.input.patch_px) != (source.token_bands, source.input.patch_px):
             raise ValueError(f"inputs.{name} shares the embedding of {owner}, but their bands or patch_px differ")
 
@@ -178,7 +191,9 @@ class Encoder(nn.Module):
         tokens: dict[Strand, Tensor] = {}
         for name, cut in patches.items():
             mine = [s for s in strands if s.sensor == name]
-            tokens.update(zip(mine, self.tokenisers[self.spec.embedding_key(name)](cut.values, cut.present), strict=True))
+            tokens.update(
+                zip(mine, self.tokenisers[self.spec.embedding_key(name)](cut.values, cut.present), strict=True)
+            )
         return Sequences(
             sets=sets,
             tokens={s.key: s.join([tokens[strand] for strand in s.strands]) for s in sets},
@@ -195,7 +210,9 @@ class Encoder(nn.Module):
         """
         known = [name for name in self.spec.inputs if name in batch.images]
         if not known:
-            raise SpecError(f"the batch holds {', '.join(batch.images)}; this encoder knows {', '.join(self.spec.inputs)}")
+            raise SpecError(
+                f"the batch holds {', '.join(batch.images)}; this encoder knows {', '.join(self.spec.inputs)}"
+            )
         return known
 
     def _patches(self, batch: Batch[Tensor], name: str) -> Patches:

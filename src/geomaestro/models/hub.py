@@ -18,6 +18,7 @@ from geomaestro.models.task import HeadSpec, Task, TaskModel
 from geomaestro.runs import write_atomically
 
 FORMAT = "geomaestro-model-1"
+PARTS = {"mae": ("mae",), "task": ("encoder", "task", "head")}
 MAX_JSON_BYTES = 20_000_000  # assumed; a spec of hundreds of hyperspectral bands stays far below
 
 
@@ -142,10 +143,13 @@ def read_about(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: too big for a model description")
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CheckpointError(f"{path}: not valid JSON: {error}") from None
     if not isinstance(about, dict) or about.get("format") != FORMAT or about.get("kind") not in ("mae", "task"):
         raise CheckpointError(f"{path}: not a {FORMAT} description")
+    for part in PARTS[about["kind"]]:
+        if not isinstance(about.get(part), dict):
+            raise CheckpointError(f"{path}: `{part}` is missing or no mapping; the description is damaged")
     return about
 
 

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from geomaestro.config import Strict
-from geomaestro.models.encoder import Encoder, EncoderSpec, Sequences, run_stacks
+from geomaestro.models.encoder import Encoder, EncoderSpec, Sequences, check_width, run_stacks
 from geomaestro.nn.fusion import FUSIONS, SequenceSet, Strand, lay_out, make_strands
 from geomaestro.nn.gather import pick, place
 from geomaestro.nn.loss import LossName, TargetNorm, error_sum, target_groups, target_statistics
@@ -50,6 +50,7 @@ class MaeSpec(Strict):
 
     @model_validator(mode="after")
     def _can_learn(self) -> Self:
+        check_width(self.decoder.dim, self.encoder.date_channels)
         check_hiding(self)
         check_targets(self)
         return self
@@ -141,7 +142,9 @@ class Mae(nn.Module):
         base = learned.to(visible.dtype).expand(len(visible), -1, -1)
         narrowed = self.narrow[s.weights](visible)
         if hidden.visible is not None:
-            narrowed = torch.where(hidden.visible[..., None], narrowed, pick(base, hidden.visible_index).to(narrowed.dtype))
+            narrowed = torch.where(
+                hidden.visible[..., None], narrowed, pick(base, hidden.visible_index).to(narrowed.dtype)
+            )
         x = place(narrowed.to(base.dtype), hidden.visible_index, base)
         return self.encoder.add_codes(x, s, laid.dates.get(s.key), None)
 
@@ -157,8 +160,10 @@ class Mae(nn.Module):
             for (strand, index), tokens in zip(slots, parts, strict=True):
                 rebuilt.append(self._rebuild(laid, s, strand, index, tokens, hidden[s.key]))
         per_sensor, weights = self._losses(laid, rebuilt, hidden)
-        total = sum(weights.values())
-        loss = torch.stack([per_sensor[name] * weights[name] for name in per_sensor]).sum() / total
+        nothing = sum(x.sum() for x in decoded.values()) * 0.0 + laid.tokens[laid.sets[0].key].float().sum() * 0.0
+        total = sum(weights.values(), nothing.detach())
+        loss = sum((per_sensor[name] * weights[name] for name in per_sensor), nothing)
+        loss = loss / torch.where(total > 0, total, 1.0)
         return Reconstruction(loss, per_sensor, tuple(rebuilt), hidden)
 
     def _rebuild(
@@ -214,6 +219,7 @@ class Mae(nn.Module):
             size, rows = source.input.patch_px, strand.grid[0]
             pixels = part.values * part.deviation + part.mean
             known = torch.ones_like(pixels[..., 0]) if part.weight is None else part.weight
+            pixels = pixels * (known > 0)[..., None]
             shape = (len(batch), strand.dates, strand.places)
             images = unpatchify(_scatter(pixels, part.index, shape), size, rows)
             shown = unpatchify(_scatter(known[..., None], part.index, shape), size, rows) > 0

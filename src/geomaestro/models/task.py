@@ -90,6 +90,11 @@ def head_input(task: Task, tokens: Tokens) -> HeadInput:
     if task.kind != "pixels":
         return HeadInput(*tokens.flat(), grid=(0, 0))
     assert task.reference_sensor is not None, "checked by Task"
+    if task.reference_sensor not in tokens.grids:
+        raise SpecError(
+            f"task {task.name!r} predicts on the ground of {task.reference_sensor!r}, which the batch lacks; "
+            f"it holds {', '.join(tokens.grids)}"
+        )
     grid = tokens.grids[task.reference_sensor]
     return HeadInput(*maps_on_grid(tokens, grid), grid=grid)
 
@@ -106,19 +111,24 @@ def apply_head(head: nn.Module, task: Task, tokens: Tokens) -> Tensor:
 
 
 def maps_on_grid(tokens: Tokens, grid: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
-    """All sensors' maps (b s n d) on one grid (rows, cols), and which tokens exist (b s n), or None for all."""
-    resized = [resize_maps(x, tokens.grids[name], grid) for name, x in tokens.maps.items()]
-    maps = torch.cat([x.transpose(1, 2) for x in resized], dim=2).transpose(
-        1, 2
-    )  # in memory (b n s d), as heads read it
+    """All sensors' maps (b s n d) on one grid (rows, cols), and which tokens exist (b s n), or None for all.
+
+    Absent tokens take no part in the resizing.
+    """
     if all(p is None for p in tokens.present.values()):
-        return maps, None
-    known = []
-    for name, x in tokens.maps.items():
-        present = tokens.present[name]
-        if present is None:
-            known.append(maps.new_ones(len(x), x.shape[1], grid[0] * grid[1], dtype=torch.bool))
-        else:
-            share = resize_maps(present[..., None].to(x.dtype), tokens.grids[name], grid)[..., 0]
-            known.append(share > 0.5)
-    return maps, torch.cat(known, dim=1)
+        return torch.cat([resize_maps(x, tokens.grids[name], grid) for name, x in tokens.maps.items()], dim=1), None
+    both = [_resize_present(x, tokens.present[name], tokens.grids[name], grid) for name, x in tokens.maps.items()]
+    return torch.cat([maps for maps, _ in both], dim=1), torch.cat([known for _, known in both], dim=1)
+
+
+def _resize_present(
+    x: Tensor, present: Tensor | None, grid: tuple[int, int], new: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Maps on a new grid from present tokens alone; a place is present where these have more than half its weight."""
+    if present is None:
+        return resize_maps(x, grid, new), x.new_ones(len(x), x.shape[1], new[0] * new[1], dtype=torch.bool)
+    if grid == new:
+        return x, present
+    share = resize_maps(present[..., None].to(x.dtype), grid, new)
+    maps = resize_maps(x.masked_fill(~present[..., None], 0.0), grid, new)
+    return maps / share.clamp(min=0.5), share[..., 0] > 0.5

@@ -33,8 +33,8 @@ class Hiding(Strict):
 
     def ratio_of(self, sequences: SequenceSet) -> float:
         """Share of a set's tokens that is hidden."""
-        if sequences.per_date:
-            return self.ratio
+        if sequences.per_date or self.scale == 0:
+            return self.ratio  # not 1 - (1 - ratio), which differs by rounding
         return 1 - (1 - self.ratio) / sum(s.dates for s in sequences.strands) ** self.scale
 
 
@@ -51,7 +51,9 @@ class Hidden:
     visible: Tensor | None
 
 
-def hide(sets: Sequence[SequenceSet], present: Mapping[str, Tensor | None], how: Hiding, keys: Tensor) -> dict[str, Hidden]:
+def hide(
+    sets: Sequence[SequenceSet], present: Mapping[str, Tensor | None], how: Hiding, keys: Tensor
+) -> dict[str, Hidden]:
     """Draw what is hidden in each sequence set, by key of the set.
 
     `present` (r l) per set, None where all tokens exist; `keys` (b) int64 make the draw a pure function of the sample.
@@ -81,7 +83,7 @@ def _select(noise: Tensor, present: Tensor | None, ratio: float) -> Hidden:
         hidden = torch.ones_like(noise, dtype=torch.bool).scatter(1, index, False)
         return Hidden(hidden, index, None)
     count = present.sum(dim=1, keepdim=True)
-    to_show = (count - (ratio * count).round().to(count.dtype)).clamp(min=1).minimum(count)
+    to_show = (count - (ratio * count.double()).round().to(count.dtype)).clamp(min=1).minimum(count)
     rank = noise.argsort(dim=1, stable=True).argsort(dim=1)
     seen = present & (rank < to_show)
     return Hidden(present & ~seen, index, seen.gather(1, index))
@@ -103,7 +105,9 @@ def from_hidden(hidden: Tensor, present: Tensor | None) -> Hidden:
     shown = int(counts.max())
     even = bool((counts == shown).all())
     if present is None and not even:
-        raise ValueError(f"hidden tokens leave {int(counts.min())} to {shown} visible; all sequences need the same number")
+        raise ValueError(
+            f"hidden tokens leave {int(counts.min())} to {shown} visible; all sequences need the same number"
+        )
     index = seen.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :shown].sort(dim=1).values
     target = hidden if present is None else hidden & present
     return Hidden(target, index, None if even else seen.gather(1, index))

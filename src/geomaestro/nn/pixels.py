@@ -82,12 +82,22 @@ def make_patches(
     the mean of their patch and band, which leaks nothing to other tokens.
     """
     size = source.input.patch_px
-    x = resize_pixels(scale_pixels(images, source.sensor), source.input, name)
+    x = scale_pixels(images, source.sensor)
+    if present is not None and valid is not None:
+        return _checked_patches(x, source, name, present, valid)
+    x = resize_pixels(x, source.input, name)
+    return Patches(patchify(x, size), (x.shape[-2] // size, x.shape[-1] // size), None, None)
+
+
+def _checked_patches(x: Tensor, source: ModelInput, name: str, present: Tensor, valid: Tensor) -> Patches:
+    """As `make_patches`, where not every pixel was measured; an invalid pixel never runs into a valid one."""
+    size = source.input.patch_px
+    measured = valid[:, :, None]
+    x, share = (resize_pixels(part, source.input, name) for part in (x.masked_fill(~measured, 0.0), measured.float()))
+    if source.input.resize in ("bilinear", "bicubic") and tuple(valid.shape[-2:]) != source.input.size_px:
+        x = x / share.clamp(min=0.5)  # the mean of the measured pixels alone
     grid = x.shape[-2] // size, x.shape[-1] // size
-    if present is None or valid is None:
-        return Patches(patchify(x, size), grid, None, None)
-    resized = resize_pixels(valid[:, :, None].float(), source.input, name) > 0.5
-    known = rearrange(patchify(resized, size), "b t n p 1 -> b t n p") & present[:, :, None, None]
+    known = rearrange(patchify(share > 0.5, size), "b t n p 1 -> b t n p") & present[:, :, None, None]
     values = patchify(x, size)
     return Patches(_fill(values, known), grid, known, known.any(dim=-1))
 
