@@ -17,7 +17,7 @@ from geomaestro.data.reading import Dataset, Visit
 from geomaestro.errors import DataError, GeomaestroError
 from geomaestro.samples import Batch, Sample, collate, take, to_torch
 
-MEMORY_LIMIT_BYTES = 4 << 30  # assumed; a split below this is held in memory where nothing is drawn from files
+MEMORY_LIMIT_BYTES = 2 << 30  # assumed; what is kept of one split in evaluation, or where nothing is drawn
 
 
 @lru_cache(maxsize=4)
@@ -47,6 +47,39 @@ class Subset:
     def read(self, index: int, visit: Visit | None = None) -> Sample[np.ndarray]:
         """One sample."""
         return self.dataset.read(self.index[index], visit)
+
+
+class Remembered:
+    """A dataset that keeps what it reads in evaluation, up to a number of bytes; visits of training are read anew."""
+
+    def __init__(self, dataset: Dataset, limit_bytes: int = MEMORY_LIMIT_BYTES) -> None:
+        self.dataset, self.draws = dataset, dataset.draws
+        self._kept: dict[int, Sample[np.ndarray]] = {}
+        self._room = limit_bytes
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def ids(self) -> list[str]:
+        """Names of the samples, in order."""
+        return self.dataset.ids()
+
+    def labels(self, target: str) -> np.ndarray:
+        """Labels of the samples, in order."""
+        return self.dataset.labels(target)
+
+    def read(self, index: int, visit: Visit | None = None) -> Sample[np.ndarray]:
+        """One sample."""
+        if visit is not None:
+            return self.dataset.read(index, visit)
+        if index in self._kept:
+            return self._kept[index]
+        sample = self.dataset.read(index)
+        size = sum(x.nbytes + sample.valid[name].nbytes for name, x in sample.images.items())
+        if size <= self._room:
+            self._room -= size
+            self._kept[index] = sample
+        return sample
 
 
 class _Visits(TorchDataset[tuple[Sample[np.ndarray], int] | GeomaestroError]):

@@ -20,12 +20,13 @@ from geomaestro.data.reading import Dataset
 from geomaestro.errors import SpecError
 from geomaestro.learn import metrics
 from geomaestro.learn.features import head_inputs, pooled_features
-from geomaestro.learn.forest import fit_forest, raw_features
+from geomaestro.learn.forest import fit_forest, raw_features, raw_pixels
 from geomaestro.learn.knn import neighbours
 from geomaestro.learn.labels import draw_labels, labelled
-from geomaestro.learn.log import console
+from geomaestro.learn.log import bar
 from geomaestro.learn.probe import fit_linear
 from geomaestro.learn.recipe import EvaluateRecipe, LabelCount, Protocol, SupervisedRecipe
+from geomaestro.learn.stopping import Interrupted, catch_signals
 from geomaestro.learn.supervised import Frozen, finetune, predict, predict_head, probe, rows_of
 from geomaestro.models.encoder import Encoder
 from geomaestro.models.task import HeadInput, Task, TaskModel, make_head
@@ -93,7 +94,10 @@ class Bench:
 
     def raw(self, split: str) -> np.ndarray:
         """Features of the random forest."""
-        return self._once(("raw", split), lambda: raw_features(self.split(split)))
+        if self.task.kind != "pixels":
+            return self._once(("raw", split), lambda: raw_features(self.split(split)))
+        height, width = self.labels(split).shape[-2:]
+        return self._once(("raw", split), lambda: raw_pixels(self.split(split), height, width))
 
     def peak(self, name: str, count: LabelCount, recipe: SupervisedRecipe, attempt: Any) -> float:
         """The learning rate for a number of labels: tried on the first draw, the best on validation."""
@@ -131,16 +135,14 @@ def evaluate(bench: Bench) -> list[Row]:
     rows = read_rows(path)
     done = {(r["task"], r["protocol"], r["labels"], r["draw"], r["pretraining_seed"]) for r in rows}
     todo = [job for job in jobs(bench.recipe, len(bench.encoders)) if job.key(bench.task.name) not in done]
-    from geomaestro.learn.log import bar
-
-    with bar(f"evaluate {bench.task.name}", len(rows) + len(todo), len(rows)) as shown:
-        for number, job in enumerate(todo, start=1):
+    with bar(f"evaluate {bench.task.name}", len(rows) + len(todo), len(rows)) as shown, catch_signals() as stop:
+        for job in todo:
             row = run_job(bench, job)
             append_row(path, row)
             rows.append(row)
             shown.update(len(rows), f"{job.protocol}, {row['labels']}: {row['score']:.3f}")
-            if not console.is_terminal and number == len(todo):
-                console.print(f"{len(rows)} rows in {path}")
+            if stop.asked and job is not todo[-1]:
+                raise Interrupted(f"stopped after {len(rows)} rows of the evaluation, all kept")
     return rows
 
 

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 
 from geomaestro.data.reading import Dataset
-from geomaestro.errors import SpecError
 from geomaestro.learn import metrics
 from geomaestro.models.task import Task
 
 TREES = 500
-CHOICES = (
-    {"max_features": "sqrt", "min_samples_leaf": 1},
-    {"max_features": 0.2, "min_samples_leaf": 1},
-    {"max_features": "sqrt", "min_samples_leaf": 3},
+PIXELS = 20_000  # assumed; more pixels of the same tiles add little
+CHOICES: tuple[dict[str, Any], ...] = (
+    {"max_features": "sqrt"},
+    {"max_features": 0.2},
+    {"max_features": "sqrt", "class_weight": "balanced_subsample"},
 )
 
 
@@ -32,11 +32,30 @@ class Forest:
     chosen: str
 
     def predict(self, features: np.ndarray) -> np.ndarray:
-        """Logits (n k); log-probabilities for classes, log-odds for labels."""
+        """Logits (n k), or (n k h w): log-probabilities of classes, log-odds of labels, or numbers."""
+        if self.task.kind == "pixels":
+            share = _shares(self.model, features.reshape(-1, features.shape[-1]), self.task)
+            return np.log(share.clip(1e-6)).reshape(*features.shape[:-1], -1).transpose(0, 3, 1, 2)
         if self.task.kind == "regression":
             return np.asarray(self.model.predict(features)).reshape(len(features), -1)
         share = np.clip(_shares(self.model, features, self.task), 1e-6, 1 - 1e-6)
         return np.log(share) if self.task.kind == "classes" else np.log(share / (1 - share))
+
+
+def raw_pixels(dataset: Dataset, height: int, width: int) -> np.ndarray:
+    """Features (n h w f) of every label pixel: each sensor's dates and bands at the pixel that covers it."""
+    return np.stack([_pixels(dataset, index, height, width) for index in range(len(dataset))])
+
+
+def _pixels(dataset: Dataset, index: int, height: int, width: int) -> np.ndarray:
+    sample = dataset.read(index)
+    parts = []
+    for name, images in sample.images.items():
+        x = np.where(sample.valid[name][:, None], images.astype(np.float32), np.nan)
+        rows = np.arange(height) * x.shape[-2] // height
+        cols = np.arange(width) * x.shape[-1] // width
+        parts.append(x[..., rows[:, None], cols].reshape(-1, height, width))
+    return np.concatenate(parts).transpose(1, 2, 0)
 
 
 def raw_features(dataset: Dataset) -> np.ndarray:
@@ -81,13 +100,11 @@ def fit_forest(
     metric: str,
     seed: int,
 ) -> Forest:
-    """Fit each setting and keep the best on validation.
-
-    Raises:
-        SpecError: if the task predicts pixels.
-    """
+    """Fit each setting and keep the best on validation; of pixels, at most PIXELS drawn ones are learned from."""
     if task.kind == "pixels":
-        raise SpecError("the random forest answers per sample; for pixels see the U-Net baseline")
+        known = np.flatnonzero(labels.ravel() != task.ignore)
+        rows = np.random.default_rng(seed).permutation(known)[:PIXELS]
+        train, labels = train.reshape(-1, train.shape[-1])[rows], labels.ravel()[rows]
     fitted = [_fit(train, labels, task, choice, seed) for choice in CHOICES]
     scores = [metrics.headline(task, val_labels, forest.predict(val), metric) for forest in fitted]
     return fitted[int(np.argmax(scores))]
@@ -99,9 +116,9 @@ def _fit(train: np.ndarray, labels: np.ndarray, task: Task, choice: dict[str, An
     text = ", ".join(f"{k} {v}" for k, v in choice.items())
     if task.kind == "regression":
         flat = labels.ravel() if labels.shape[1] == 1 else labels
-        return Forest(RandomForestRegressor(TREES, n_jobs=-1, random_state=seed, **choice).fit(train, flat), task, text)
-    balanced = "balanced_subsample" if task.kind == "classes" else None
-    model = RandomForestClassifier(TREES, n_jobs=-1, random_state=seed, class_weight=balanced, **choice)
+        model = RandomForestRegressor(TREES, n_jobs=-1, random_state=seed, max_features=choice["max_features"])
+        return Forest(model.fit(train, flat), task, text)
+    model = RandomForestClassifier(TREES, n_jobs=-1, random_state=seed, **choice)
     return Forest(model.fit(train, labels), task, text)
 
 
@@ -109,7 +126,7 @@ def _shares(model: Any, features: np.ndarray, task: Task) -> np.ndarray:
     """Probabilities (n k) of classes or labels; zero for those that no training sample has."""
     given = model.predict_proba(features)
     out = np.zeros((len(features), len(task.classes)))
-    if task.kind == "classes":
+    if task.kind != "multilabel":
         out[:, model.classes_.astype(int)] = given
         return out
     per_label = given if isinstance(given, list) else [given]

@@ -81,7 +81,7 @@ def label_scores(counts: np.ndarray) -> Scores:
 
 
 def average_precision(labels: np.ndarray, share: np.ndarray) -> Scores:
-    """Mean and support-weighted mean of the labels' average precision; one without a true sample has 0 (official code)."""
+    """Mean and support-weighted mean of average precision; a label without a true sample has 0 (official code)."""
     from sklearn.metrics import average_precision_score
 
     support = labels.sum(axis=0)

@@ -129,7 +129,7 @@ class SupervisedRecipe(Training):
     The weights with the best validation score are kept; `patience` validations without a better one end the training.
     `peak_lrs` are tried in turn and the best on the validation split is kept. `average` is the decay per step of the
     averaged weights that are scored (None: the weights themselves). `layer_decay` multiplies the learning rate of each
-    block below the head.
+    block below the head. `drop_dates` makes dates of series absent in training with that probability.
     """
 
     peak_lrs: tuple[float, ...] = ()
@@ -139,6 +139,7 @@ class SupervisedRecipe(Training):
     average: float | None = Field(default=None, gt=0, lt=1)
     layer_decay: float = Field(default=1.0, gt=0, le=1)
     class_weights: bool = False
+    drop_dates: float = Field(default=0.0, ge=0, lt=1)
 
 
 class EvaluateRecipe(Strict):

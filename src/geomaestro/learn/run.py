@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from geomaestro.data.loader import Subset, check_readable, read_all
+from geomaestro.data.loader import Remembered, Subset, check_readable, read_all
 from geomaestro.data.opening import open_dataset
 from geomaestro.data.reading import Dataset
 from geomaestro.data.spec import DatasetSpec
@@ -49,7 +49,7 @@ class Run:
     def open(self, *splits: str) -> Dataset:
         """The samples of some splits; the first is read, so that a wrong spec is known at once."""
         if splits not in self._opened:
-            dataset = open_dataset(self.spec, self.recipe.data.root, splits)
+            dataset = Remembered(open_dataset(self.spec, self.recipe.data.root, splits))
             check_readable(dataset)
             self._opened[splits] = dataset
         return self._opened[splits]

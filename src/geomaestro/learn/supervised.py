@@ -15,11 +15,12 @@ from geomaestro.data.loader import evaluation_batches, training_batches, visit_a
 from geomaestro.data.reading import Dataset
 from geomaestro.errors import NonFiniteError
 from geomaestro.learn import metrics
+from geomaestro.learn.augment import drop_dates
 from geomaestro.learn.losses import task_loss
 from geomaestro.learn.optim import Average, layer_groups, make_adamw, one_cycle, set_learning_rate
 from geomaestro.learn.recipe import SupervisedRecipe
 from geomaestro.models.task import HeadInput, Task, TaskModel, run_head
-from geomaestro.samples import to_device
+from geomaestro.samples import Batch, to_device
 
 T = TypeVar("T")
 
@@ -53,8 +54,9 @@ def finetune(
     batches = training_batches(train, batch=recipe.batch, seed=seed, start=0, steps=total, workers=recipe.workers)
     task, weights = model.task, class_weights(model.task, train) if recipe.class_weights else None
 
-    def loss_of(batch: object) -> Tensor:
-        moved = to_device(batch, device)  # type: ignore[arg-type]
+    def loss_of(batch: Batch[Tensor]) -> Tensor:
+        moved = to_device(batch, device)
+        moved = drop_dates(moved, recipe.drop_dates) if recipe.drop_dates else moved
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=recipe.precision == "bf16"):
             logits = model(moved)
         return task_loss(logits, moved.labels[task.name], task, weights)

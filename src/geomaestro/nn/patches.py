@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-TokenNorm = Literal["date", "token"]
+TokenNorm = Literal["date", "token", "none"]
 EPS = 1e-5  # official code: the default of GroupNorm
 
 
@@ -37,18 +37,22 @@ class Embedding(nn.Module):
 
     "date" is the official code's GroupNorm(1): mean and variance over all tokens and channels of one date, so a
     visible token knows a little of hidden ones (a leak that published weights have learned with). "token" has none.
+    "none" leaves the linear layer's output as it is: for pixel series, whose brightness the others would take away.
     """
 
     def __init__(self, bands: int, patch_px: int, dim: int, norm: TokenNorm) -> None:
         super().__init__()
         self.norm = norm
         self.project = nn.Linear(bands * patch_px**2, dim)
-        self.weight = nn.Parameter(torch.ones(dim))
-        self.bias = nn.Parameter(torch.zeros(dim))
+        if norm != "none":
+            self.weight = nn.Parameter(torch.ones(dim))
+            self.bias = nn.Parameter(torch.zeros(dim))
 
     def forward(self, patches: Tensor, present: Tensor | None) -> Tensor:
         """(b t n p c), present (b t n) or None for all -> (b t n d); absent tokens stay out of the statistics."""
-        x = self.project(patches.flatten(-2))
+        x: Tensor = self.project(patches.flatten(-2))
+        if self.norm == "none":
+            return x
         if self.norm == "token":
             return functional.layer_norm(x, x.shape[-1:], self.weight, self.bias, EPS)
         x = functional.layer_norm(x, x.shape[-2:], eps=EPS) if present is None else _normalise_present(x, present)
