@@ -23,7 +23,7 @@ from geomaestro.models.task import HeadSpec, TaskModel
 from geomaestro.nn.masking import Hiding
 
 PRODUCT_SIDE = 2048
-WARM_UPS = 2
+WARM_UPS = 3  # measured: it takes as many until the memory kept is enough
 LEAST_STEPS = 3
 LEAST_S = 3.0
 ROUND_S = 0.4  # a round is one look at the machine's speed, then steps for at least this long
@@ -40,6 +40,13 @@ class Row:
     precision: str
     batch: int
     keep_freed: bool = True
+    one_thread: bool = False
+    """Time one thread in CPU seconds, which hold on a machine that others use too."""
+
+    @property
+    def clock(self) -> Callable[[], float]:
+        """What steps and products are timed with."""
+        return time.process_time if self.one_thread else time.perf_counter
 
 
 def make_step(row: Row) -> Callable[[], Any]:
@@ -100,25 +107,27 @@ def _attention_backward_flops(grad: Any, q: Any, k: Any, v: Any, *rest: Any, out
     return sdpa_backward_flop_count(grad, q, k, v)
 
 
-def product_rates() -> dict[str, float]:
+def product_rates(clock: Callable[[], float]) -> dict[str, float]:
     """The machine's rate of matrix products now, in GFLOP/s by precision: the better of two looks."""
     rates = {}
     for name, kind in TYPES.items():
         a, b = (torch.ones(PRODUCT_SIDE, PRODUCT_SIDE, dtype=kind) for _ in range(2))
-        times = [_seconds(lambda a=a, b=b: a @ b) for _ in range(3)]
+        times = [_seconds(lambda a=a, b=b: a @ b, clock) for _ in range(3)]
         rates[name] = 2 * PRODUCT_SIDE**3 / min(times[1:]) / 1e9
     return rates
 
 
-def _seconds(run: Callable[[], Any]) -> float:
-    started_at = time.perf_counter()
+def _seconds(run: Callable[[], Any], clock: Callable[[], float]) -> float:
+    started_at = clock()
     run()
-    return time.perf_counter() - started_at
+    return clock() - started_at
 
 
 def measure(row: Row) -> dict[str, Any]:
     """Time a row; a look at the machine's rate of products comes right before each round of steps."""
     torch.set_float32_matmul_precision("medium")
+    if row.one_thread:
+        torch.set_num_threads(1)
     kept = keep_freed_memory() if row.keep_freed else False
     step = make_step(row)
     flops = count_flops(
@@ -129,10 +138,10 @@ def measure(row: Row) -> dict[str, Any]:
     times: list[float] = []
     rates: list[dict[str, float]] = []
     while len(times) < LEAST_STEPS or sum(times) < LEAST_S:
-        rates.append(product_rates())
-        round_times = [_seconds(step)]
+        rates.append(product_rates(row.clock))
+        round_times = [_seconds(step, row.clock)]
         while sum(round_times) < ROUND_S:
-            round_times.append(_seconds(step))
+            round_times.append(_seconds(step, row.clock))
         times += round_times
     return {**asdict(row), **summary(row, times, rates, flops), "freed_memory_kept": kept}
 

@@ -8,7 +8,8 @@ matrix products at "medium" as in the official code, and freed memory kept as in
 comes before each round of steps, so that rows compare although the machine is shared: `corrected` is the ratio to the
 official code of samples per product of the machine. GFLOP/s count the matrix products of our own model
 (`torch.utils.flop_counter`), which leaves out some that the official code makes. Rows already in the output file stay
-there until they are timed again.
+there until they are timed again. Where others use the machine too, `--one-thread` times one thread in CPU seconds; then
+only `corrected` can be compared with the official numbers, which are of two threads.
 """
 
 import argparse
@@ -39,8 +40,8 @@ DEFAULT_BATCH = 2  # for what the official table lacks
 TARGETS = {"pretrain": 1.8, "finetune": 1.3, "infer": 1.3}
 TARGET_NEAR_PEAK, NEAR_PEAK = 1.15, 0.55  # where the official code already has this share of the product's rate
 ALLOCATOR_ROWS = (
-    Row("treesatai_ts", "tiny", "pretrain", "fp32", 32),
-    Row("pastis_hd", "base", "pretrain", "fp32", 1),
+    ("treesatai_ts", "tiny", "pretrain", "fp32", 32),
+    ("pastis_hd", "base", "pretrain", "fp32", 1),
 )
 
 
@@ -54,11 +55,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for number, row in enumerate(rows, start=1):
         results.append(compare(run(row), official))
         console.print(f"{number}/{len(rows)} {one_line(results[-1])}", highlight=False)
-    gains = [allocator_gain(row) for row in ALLOCATOR_ROWS if row in rows]
-    path = Path(chosen.out) if chosen.out else HERE / "results" / f"step_{machine_slug()}.json"
+    gains = [allocator_gain(row) for row in rows if _key(row) in ALLOCATOR_ROWS]
+    kind = "_one_thread" if chosen.one_thread else ""
+    path = Path(chosen.out) if chosen.out else HERE / "results" / f"step_{machine_slug()}{kind}.json"
     stored = store(path, results, gains)
     console.print(make_table(stored["rows"]))
     console.print(f"wrote {path}")
+
+
+def _key(row: Row) -> tuple[Any, ...]:
+    return tuple(getattr(row, k) for k in KEY)
 
 
 def store(path: Path, results: Sequence[dict[str, Any]], gains: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -90,7 +96,8 @@ def _parser() -> argparse.ArgumentParser:
     for name, values in (("shapes", tuple(SHAPES)), ("sizes", SIZES), ("phases", PHASES), ("precisions", PRECISIONS)):
         parser.add_argument(f"--{name}", type=_several(values), default=values, help=f"of {','.join(values)}")
     parser.add_argument("--batch", type=_numbers, help="default: the official rows'")
-    parser.add_argument("--out", help="JSON file; default: benchmarks/results/step_<machine>.json")
+    parser.add_argument("--one-thread", action="store_true", help="time one thread in CPU seconds")
+    parser.add_argument("--out", help="JSON file; default: benchmarks/results/step_<machine>[_one_thread].json")
     return parser
 
 
@@ -115,7 +122,11 @@ def choose_rows(chosen: argparse.Namespace, official: Sequence[dict[str, Any]]) 
         for size in chosen.sizes:
             for phase in chosen.phases:
                 batches = chosen.batch or _official_batches(official, shape, size, phase)
-                rows += [Row(shape, size, phase, p, batch) for batch in batches for p in chosen.precisions]
+                rows += [
+                    Row(shape, size, phase, p, batch, one_thread=chosen.one_thread)
+                    for batch in batches
+                    for p in chosen.precisions
+                ]
     return rows
 
 
@@ -219,7 +230,7 @@ def make_table(results: Sequence[dict[str, Any]]) -> Table:
 
 
 def _official_cells(r: dict[str, Any]) -> list[str]:
-    missed = " !" if min(r["ratio"], r["corrected_ratio"]) < r["target"] else ""
+    missed = " !" if r["corrected_ratio"] < r["target"] else ""
     theirs = f"{r['official_samples_per_s_median']:.2f}", f"{r['official_share_of_product']:.0%}"
     return [*theirs, f"{r['ratio']:.2f}", f"{r['corrected_ratio']:.2f}{missed}"]
 

@@ -147,5 +147,5 @@ def test_text_that_is_no_date_is_refused_by_name(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["20191301", "20190230"])
 def test_a_day_that_does_not_exist_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="month|day"):
+    with pytest.raises(ValueError, match=r"month|day"):
         date_triple(text)

@@ -6,6 +6,7 @@ Axes: n sample, t date, c band.
 """
 
 from collections.abc import Mapping
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from geomaestro.data.reading import Dataset, Visit
 from geomaestro.data.spec import load_spec
 from geomaestro.data.synthetic import EarthOptions, synthesise
 from geomaestro.learn.recipe import Recipe
+from geomaestro.models.task import Task
 from geomaestro.samples import Sample
 
 DATES, NODATA, CODES = 6, 65535, (10, 20, 30)
@@ -114,6 +116,38 @@ def series_values(**changes: Any) -> dict[str, Any]:
     return merge(values, changes)
 
 
+def write_images(folder: Path) -> Path:
+    """Write 40 images (2 dates, 2 bands, 8 x 8 pixels) with maps (4 x 4) of where the first band is high on average.
+
+    Some image pixels are NaN and some labels 255, to be ignored. Gives the path of the spec.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    level = rng.normal(size=(40, 1, 1, 4, 4))
+    images = level.repeat(2, axis=-1).repeat(2, axis=-2) * np.asarray([1, -1])[:, None, None]
+    images = (images + rng.normal(0, 0.1, (40, 2, 2, 8, 8))).astype(np.float32)
+    images[:, 0, :, :2, 5] = np.nan
+    maps = (level[:, 0, 0] > 0).astype(np.int64)
+    maps[rng.random(maps.shape) < 0.05] = 255
+    write_h5(
+        folder / "images.h5", {"x": images, "map": maps, "split": np.repeat([b"train", b"val", b"test"], [20, 10, 10])}
+    )
+    sensor = {"array": "x", "axes": ["date", "band", "row", "col"], "bands": ["a", "b"], "gsd_m": 10}
+    sensor["input"] = {"size_px": 8, "patch_px": 4, "dates": 2}
+    target = {
+        "kind": "pixels",
+        "array": "map",
+        "classes": ["low", "high"],
+        "ignore": 255,
+        "reference_sensor": "x",
+        "label_px": 2,
+    }
+    values = {"name": "images", "kind": "arrays", "file": "images.h5", "split": "split", "reference_date": [2020, 1, 0]}
+    path = folder / "spec.yaml"
+    path.write_text(yaml.safe_dump({**values, "sensors": {"x": sensor}, "targets": {"map": target}}))
+    return path
+
+
 def write_h5(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays into one HDF5 file."""
     import h5py
@@ -160,7 +194,7 @@ def recipe_values(folder: Path, **changes: Any) -> dict[str, Any]:
         "name": "tiny",
         "device": "cpu",
         "data": {"spec": str(folder / "spec.yaml"), "root": str(folder), "pretrain_splits": ["train", "val"]},
-        "model": {**MODEL, "token_norm": "token", "target": "none", "loss": "l2"},
+        "model": {**deepcopy(dict(MODEL)), "token_norm": "token", "target": "none", "loss": "l2"},
         "pretrain": {"steps": 6, "batch": 8, "peak_lr": 1e-3, "log_every": 1},
         "evaluate": {
             "target": "crop",
@@ -177,8 +211,8 @@ def earth_values(folder: Path, **changes: Any) -> dict[str, Any]:
     values: dict[str, Any] = {
         "name": "earth",
         "device": "cpu",
-        "data": {"spec": str(folder / "dataset.yaml"), "root": str(folder), "inputs": dict(COARSE)},
-        "model": dict(MODEL),
+        "data": {"spec": str(folder / "dataset.yaml"), "root": str(folder), "inputs": deepcopy(dict(COARSE))},
+        "model": deepcopy(dict(MODEL)),
         "pretrain": {"steps": 6, "batch": 4, "peak_lr": 1e-3, "log_every": 1},
     }
     return merge(values, changes)
@@ -205,8 +239,13 @@ def open_series(folder: Path, *splits: str) -> Dataset:
     return open_dataset(load_spec(folder / "spec.yaml"), folder, splits or tuple(SPLITS))
 
 
+def task(kind: str, classes: int, **settings: Any) -> Task:
+    """A task of classes c0, c1, ..."""
+    return Task.model_validate({"name": "t", "kind": kind, "classes": [f"c{i}" for i in range(classes)], **settings})
+
+
 class Watched:
-    """A dataset that calls `before_read(number)` before each read, counted from 0, and is always read from its files."""
+    """A dataset that calls `before_read(number)` before each read, counted from 0; nothing of it is held in memory."""
 
     draws = True
 
@@ -226,4 +265,3 @@ class Watched:
         self.before_read(self.reads)
         self.reads += 1
         return self.dataset.read(index, visit)
-

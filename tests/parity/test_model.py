@@ -22,7 +22,7 @@ def case(request: pytest.FixtureRequest, golden_dir: object) -> Case:
 
 
 def by_official_key(case: Case, sets: list[SequenceSet], x: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Our sequences as the official code lays them out: per date (b g t) first, else one sequence per sensor or group."""
+    """Our sequences as the official code lays them out: (b g t) first per date, else one per sensor or group."""
     if not sets[0].per_date:
         return x
     out: dict[str, list[torch.Tensor]] = {}

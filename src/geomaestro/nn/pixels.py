@@ -63,8 +63,9 @@ def resize_pixels(images: Tensor, how: Input, name: str) -> Tensor:
     if how.resize == "none":
         if size[0] % how.patch_px or size[1] % how.patch_px:
             raise SpecError(
-                f"sensor {name!r}: images of {size[0]} x {size[1]} pixels are not a whole number of {how.patch_px}-pixel "
-                f"patches; crop them, or set `resize` of its model input to bring them to {how.size_px[0]} x {how.size_px[1]}"
+                f"sensor {name!r}: images of {size[0]} x {size[1]} pixels are not a whole number of "
+                f"{how.patch_px}-pixel patches; crop them, or set `resize` of its model input to bring them to "
+                f"{how.size_px[0]} x {how.size_px[1]}"
             )
         return images
     if size == how.size_px:
