@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console = Console(width=None if sys.stdout.isatty() else 200)
     results = []
     for number, row in enumerate(rows, start=1):
-        results.append(compare(run(row), official))
+        results.append({**compare(run(row), official), **state_of_code()})
         console.print(f"{number}/{len(rows)} {one_line(results[-1])}", highlight=False)
     gains = [allocator_gain(row) for row in rows if _key(row) in ALLOCATOR_ROWS]
     kind = "_one_thread" if chosen.one_thread else ""
@@ -183,19 +183,22 @@ def machine_slug() -> str:
 
 
 def about() -> dict[str, Any]:
-    """Where, when and with what the rows were timed."""
+    """Where and with what the rows were timed."""
     import torch
 
-    describe = ["git", "describe", "--always", "--dirty"]
-    git = subprocess.run(describe, capture_output=True, text=True, cwd=HERE, check=False)
     return {
         "machine": machine_slug(),
-        "git": git.stdout.strip() or None,
         "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "threads": "one, in CPU seconds, where a row says `one_thread`; else torch's default",
         "settings": 'matmul precision "medium"; freed memory kept (geomaestro.learn.allocator); fused AdamW',
     }
+
+
+def state_of_code() -> dict[str, Any]:
+    """The commit and the time of a row."""
+    describe = ["git", "describe", "--always", "--dirty"]
+    git = subprocess.run(describe, capture_output=True, text=True, cwd=HERE, check=False)
+    return {"git": git.stdout.strip() or None, "date": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
 def one_line(result: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ import yaml
 
 from geomaestro import __version__, cli
 from geomaestro.learn import forest
-from geomaestro.learn.run import rows_of_run
+from geomaestro.runs import read_rows
 from tests.worlds import earth_values, make_earth, make_series, recipe_values, write_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -80,7 +80,7 @@ def pretrained(series: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_pretrain_makes_a_whole_run_folder(pretrained: Path) -> None:
     result = json.loads((pretrained / "result.json").read_text())
     assert result["status"] == "complete" and result["dataset"]["samples"] == {"train": 30, "val": 15, "test": 15}
-    assert [row["protocol"] for row in rows_of_run(pretrained)] == [
+    assert [row["protocol"] for row in read_rows(pretrained / "evaluate" / "rows.jsonl")] == [
         "k-NN", "linear probe", "attentive probe", "fine-tune", "from scratch", "random forest"
     ]  # fmt: skip
     page = (pretrained / "report.html").read_text()
@@ -100,16 +100,16 @@ def test_evaluate_scores_the_model_of_a_run(
     file = recipe(tmp_path, series)
     assert run("evaluate", pretrained, file, "evaluate.protocols=[k-NN]", "--out", tmp_path / "scores") == 0
     assert capsys.readouterr().out == f"report: {tmp_path / 'scores' / 'report.html'}\n"
-    ours, theirs = ({r["protocol"]: r["score"] for r in rows_of_run(f)} for f in (tmp_path / "scores", pretrained))
+    ours, theirs = ({r["protocol"]: r["score"] for r in read_rows(f / "evaluate" / "rows.jsonl")} for f in (tmp_path / "scores", pretrained))
     assert ours == {name: theirs[name] for name in ("k-NN", "from scratch", "random forest")}
     assert json.loads((tmp_path / "scores" / "result.json").read_text())["status"] == "complete"
 
 
 @pytest.mark.usefixtures("_no_report")
 def test_a_finished_run_can_be_resumed_and_stays_as_it_is(pretrained: Path, series: Path) -> None:
-    before = rows_of_run(pretrained)
+    before = read_rows(pretrained / "evaluate" / "rows.jsonl")
     assert run("pretrain", recipe(pretrained.parent, series), "--out", pretrained, "--resume") == 0
-    assert rows_of_run(pretrained) == before
+    assert read_rows(pretrained / "evaluate" / "rows.jsonl") == before
 
 
 @pytest.mark.usefixtures("_no_report")

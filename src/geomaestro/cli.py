@@ -1,5 +1,6 @@
 """The `geomaestro` command: one function per command; what a command needs is imported inside it."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -151,7 +152,7 @@ def _say(what: str, path: Path) -> None:
 
 
 def _command() -> str:
-    return " ".join(["geomaestro", *sys.argv[1:]])
+    return shlex.join(["geomaestro", *sys.argv[1:]])
 
 
 def main(tokens: list[str] | None = None) -> None:
@@ -170,7 +171,7 @@ def main(tokens: list[str] | None = None) -> None:
 
 def _resume_command() -> str:
     command = _command()
-    return command if "--resume" in command or " demo" in command else f"{command} --resume"
+    return command if "--resume" in sys.argv or sys.argv[1:2] == ["demo"] else f"{command} --resume"
 
 
 def _fail(message: str, code: int) -> Any:

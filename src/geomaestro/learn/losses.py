@@ -3,8 +3,11 @@
 Axes: b sample, h row, w column.
 """
 
+from dataclasses import dataclass
+
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from geomaestro.models.task import Task
@@ -32,3 +35,39 @@ def task_loss(logits: Tensor, labels: Tensor, task: Task, class_weights: Tensor 
     measured = torch.isfinite(labels)
     error = (logits - labels.where(measured, 0.0)).square() * measured
     return error.sum() / measured.sum().clamp(min=1)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelScale:
+    """Mean and spread of a regression's training labels: a network learns (label - mean) / spread, whatever the unit.
+
+    For other tasks mean is 0 and spread 1, and nothing changes.
+    """
+
+    mean: Tensor
+    spread: Tensor
+
+    @classmethod
+    def of(cls, task: Task, labels: np.ndarray, device: torch.device) -> "LabelScale":
+        """From training labels (n k)."""
+        if task.kind != "regression":
+            return cls(torch.zeros((), device=device), torch.ones((), device=device))
+        y = labels.reshape(len(labels), -1).astype(np.float64)
+        y = y[np.isfinite(y).all(axis=1)]
+        spread = np.where(y.std(axis=0) > 0, y.std(axis=0), 1.0)
+        return cls(*(torch.as_tensor(x, dtype=torch.float32, device=device) for x in (y.mean(axis=0), spread)))
+
+    def down(self, labels: Tensor, task: Task) -> Tensor:
+        """Labels as the network learns them."""
+        return (labels.float() - self.mean) / self.spread if task.kind == "regression" else labels
+
+    def up(self, logits: np.ndarray) -> np.ndarray:
+        """What the network says, in the labels' unit."""
+        return np.asarray(logits * self.spread.cpu().numpy() + self.mean.cpu().numpy())
+
+    @torch.no_grad()
+    def fold(self, linear: nn.Linear, task: Task) -> None:
+        """Let the last layer answer in the labels' unit."""
+        if task.kind == "regression":
+            linear.weight.mul_(self.spread[:, None])
+            linear.bias.mul_(self.spread).add_(self.mean)

@@ -178,6 +178,18 @@ class EvaluateRecipe(Strict):
     def _with_baselines(cls, values: tuple[Protocol, ...]) -> tuple[Protocol, ...]:
         return tuple(p for p in PROTOCOLS if p in values or p in ("from scratch", "random forest"))
 
+    @field_validator("probe")
+    @classmethod
+    def _only_what_a_probe_heeds(cls, probe: SupervisedRecipe) -> SupervisedRecipe:
+        vain = [
+            n
+            for n in ("drop_dates", "precision", "layer_decay")
+            if getattr(probe, n) != SupervisedRecipe.model_fields[n].default
+        ]
+        if vain:
+            raise ValueError(f"{', '.join(vain)}: without effect on frozen tokens; leave it out")
+        return probe
+
     @property
     def from_scratch(self) -> SupervisedRecipe:
         """How to train without pretraining; as in fine-tuning where the recipe says nothing else."""

@@ -18,8 +18,9 @@ from geomaestro.data.spec import DatasetSpec
 from geomaestro.errors import SpecError
 from geomaestro.learn import metrics
 from geomaestro.learn.allocator import keep_freed_memory
-from geomaestro.learn.evaluate import Bench, Row, check_protocols, evaluate
+from geomaestro.learn.evaluate import Row, check_protocols, evaluate
 from geomaestro.learn.pretrain import pretrain
+from geomaestro.learn.protocols import Bench
 from geomaestro.learn.recipe import EvaluateRecipe, Recipe, find_target, mae_spec, make_task
 from geomaestro.models.encoder import Encoder
 from geomaestro.models.hub import find, load, load_mae, save_mae
@@ -156,14 +157,12 @@ def run_recipe(recipe: Recipe, folder: Path, *, command: str, resume: bool = Fal
 def _check_all(run: Run) -> object:
     """Check data, model and task before the run folder is made."""
     recipe, data = run.recipe, run.recipe.data
-    spec = run.model_spec() if recipe.pretrain is not None else None
+    if recipe.pretrain is None:
+        raise SpecError(f"{recipe.name}: has no `pretrain`; to evaluate a model use `geomaestro evaluate MODEL RECIPE`")
+    spec = run.model_spec()
     run.open(*data.pretrain_splits)
     if recipe.evaluate is None:
         return None
-    if spec is None:
-        raise SpecError(
-            f"{recipe.name}: nothing to evaluate; give `pretrain`, or use `geomaestro evaluate MODEL RECIPE`"
-        )
     task = make_task(recipe.evaluate.target, find_target(run.spec, recipe.evaluate.target), spec.encoder)
     check_protocols(recipe.evaluate, task)
     for split in (data.train_split, data.val_split, data.test_split):
@@ -181,6 +180,8 @@ def pretrain_all(run: Run, *, tensorboard: bool) -> tuple[list[Encoder], int]:
         folder = run.folder / "pretrain" / f"seed{number}"
         if (folder / "model" / "model.json").is_file():
             model = load_mae(folder / "model")
+            last = read_rows(folder / "metrics.jsonl")[-1]
+            run.timed(f"pretrain seed {number}", last["elapsed_s"], last["samples"] / last["elapsed_s"])
         else:
             model = pretrain_one(run, dataset, folder, run.recipe.seed + number, number, tensorboard=tensorboard)
         encoders.append(model.encoder.cpu())
@@ -260,7 +261,6 @@ def evaluate_all(run: Run, recipe: EvaluateRecipe, encoders: Sequence[Encoder]) 
     """All rows of an evaluation."""
     data = run.recipe.data
     task = make_task(recipe.target, find_target(run.spec, recipe.target), encoders[0].spec)
-    started_at = time.monotonic()
     bench = Bench(
         recipe=recipe,
         task=task,
@@ -268,14 +268,14 @@ def evaluate_all(run: Run, recipe: EvaluateRecipe, encoders: Sequence[Encoder]) 
         val=run.open(data.val_split),
         test=run.open(data.test_split),
         encoders=encoders,
-        blank=encoders[0],
         device=run.device,
         seed=run.recipe.seed,
         metric=recipe.metric or metrics.HEADLINE[task.kind],
         folder=run.folder / "evaluate",
     )
     rows = evaluate(bench)
-    run.timed("evaluate", time.monotonic() - started_at)
+    for protocol in recipe.protocols:
+        run.timed(protocol, sum(row["elapsed_s"] for row in rows if row["protocol"] == protocol))
     return rows
 
 
@@ -314,8 +314,3 @@ def environment(device: torch.device) -> dict[str, Any]:
         "geomaestro": version("geomaestro"),
         "git": None,
     }
-
-
-def rows_of_run(folder: Path) -> list[Row]:
-    """The rows of an evaluation."""
-    return read_rows(folder / "evaluate" / "rows.jsonl")

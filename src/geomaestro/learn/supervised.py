@@ -16,7 +16,7 @@ from geomaestro.data.reading import Dataset
 from geomaestro.errors import NonFiniteError
 from geomaestro.learn import metrics
 from geomaestro.learn.augment import drop_dates
-from geomaestro.learn.losses import task_loss
+from geomaestro.learn.losses import LabelScale, task_loss
 from geomaestro.learn.optim import Average, layer_groups, make_adamw, one_cycle, set_learning_rate
 from geomaestro.learn.recipe import SupervisedRecipe
 from geomaestro.models.task import HeadInput, Task, TaskModel, run_head
@@ -52,19 +52,24 @@ def finetune(
     groups = layer_groups(model.encoder, model.head, spec.depth, recipe.layer_decay)
     optimiser = make_adamw(groups, recipe)
     batches = training_batches(train, batch=recipe.batch, seed=seed, start=0, steps=total, workers=recipe.workers)
-    task, weights = model.task, class_weights(model.task, train) if recipe.class_weights else None
+    task, labels = model.task, train.labels(model.task.name)
+    weights = class_weights(task, labels, device) if recipe.class_weights else None
+    scale = LabelScale.of(task, labels, device)
 
     def loss_of(batch: Batch[Tensor]) -> Tensor:
         moved = to_device(batch, device)
         moved = drop_dates(moved, recipe.drop_dates) if recipe.drop_dates else moved
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=recipe.precision == "bf16"):
             logits = model(moved)
-        return task_loss(logits, moved.labels[task.name], task, weights)
+        return task_loss(logits, scale.down(moved.labels[task.name], task), task, weights)
 
     def validate() -> float:
-        return metrics.headline(task, val.labels(task.name), predict(model, val, recipe.batch, device), metric)
+        said = scale.up(predict(model, val, recipe.batch, device))
+        return metrics.headline(task, val.labels(task.name), said, metric)
 
-    return fit(model, optimiser, batches, loss_of, validate, recipe, total=total, peak=peak)
+    fitted = fit(model, optimiser, batches, loss_of, validate, recipe, total=total, peak=peak)
+    scale.fold(model.head.linear, task)  # type: ignore[arg-type]
+    return fitted
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,18 +94,22 @@ def probe(
     """Train a head alone, on frozen tokens."""
     device = train.x.tokens.device
     head.to(device)
-    known = torch.as_tensor(train.labels, device=device)
+    scale = LabelScale.of(task, train.labels, device)
+    known = scale.down(torch.as_tensor(train.labels, device=device), task)
+    weights = class_weights(task, train.labels, device) if recipe.class_weights else None
     total = recipe.in_steps(len(train.labels), recipe.batch)
     optimiser = make_adamw([{"params": list(head.parameters())}], recipe)
     index = (_indices(step, recipe.batch, seed, len(train.labels)).to(device) for step in range(total))
 
     def loss_of(rows: Tensor) -> Tensor:
-        return task_loss(run_head(head, task, rows_of(train.x, rows)), known[rows], task)
+        return task_loss(run_head(head, task, rows_of(train.x, rows)), known[rows], task, weights)
 
     def validate() -> float:
-        return metrics.headline(task, val.labels, predict_head(head, task, val.x), metric)
+        return metrics.headline(task, val.labels, scale.up(predict_head(head, task, val.x)), metric)
 
-    return fit(head, optimiser, index, loss_of, validate, recipe, total=total, peak=peak)
+    fitted = fit(head, optimiser, index, loss_of, validate, recipe, total=total, peak=peak)
+    scale.fold(head.linear, task)  # type: ignore[arg-type]
+    return fitted
 
 
 def fit(
@@ -144,7 +153,7 @@ def fit(
         if average is not None:
             average.swap(model)
         score = validate()
-        if score > best:
+        if score > best or best_step == 0 or np.isnan(best):  # a score that is not a number gives way to any other
             best, best_step, kept, since = score, step + 1, _copy(model), 0
         else:
             since += 1
@@ -185,10 +194,9 @@ def rows_of(x: HeadInput, rows: Tensor) -> HeadInput:
     return HeadInput(x.tokens[rows], None if x.present is None else x.present[rows], x.grid)
 
 
-def class_weights(task: Task, train: Dataset) -> Tensor | None:
+def class_weights(task: Task, labels: np.ndarray, device: torch.device) -> Tensor | None:
     """Weights inverse to the classes' counts, mean 1 over samples; None where classes are not counted."""
     if task.kind != "classes":
         return None
-    labels = train.labels(task.name)
     counts = np.bincount(labels[labels != task.ignore], minlength=len(task.classes)).clip(min=1)
-    return torch.as_tensor(counts.sum() / (len(counts) * counts), dtype=torch.float32)
+    return torch.as_tensor(counts.sum() / (len(counts) * counts), dtype=torch.float32, device=device)

@@ -305,8 +305,9 @@ def check_hiding(spec: MaeSpec) -> None:
     if all(shown_tokens(s.length, spec.hiding.ratio_of(s)) == s.length for s in sets):
         longest = max(sets, key=lambda s: s.length)
         raise ValueError(
-            f"hiding.ratio {spec.hiding.ratio} hides nothing: with fusion {spec.encoder.fusion!r} the longest sequence, "
-            f"of {longest.key!r}, has {longest.length} tokens; use smaller patches, more dates, or a fusion over dates"
+            f"hiding.ratio {spec.hiding.ratio} hides nothing: with fusion {spec.encoder.fusion!r} the "
+            f"longest sequence, of {longest.key!r}, has {longest.length} tokens; "
+            "use smaller patches, more dates, or a fusion over dates"
         )
 
 
