@@ -100,7 +100,8 @@ def test_evaluate_scores_the_model_of_a_run(
     file = recipe(tmp_path, series)
     assert run("evaluate", pretrained, file, "evaluate.protocols=[k-NN]", "--out", tmp_path / "scores") == 0
     assert capsys.readouterr().out == f"report: {tmp_path / 'scores' / 'report.html'}\n"
-    ours, theirs = ({r["protocol"]: r["score"] for r in read_rows(f / "evaluate" / "rows.jsonl")} for f in (tmp_path / "scores", pretrained))
+    files = [folder / "evaluate" / "rows.jsonl" for folder in (tmp_path / "scores", pretrained)]
+    ours, theirs = ({row["protocol"]: row["score"] for row in read_rows(file)} for file in files)
     assert ours == {name: theirs[name] for name in ("k-NN", "from scratch", "random forest")}
     assert json.loads((tmp_path / "scores" / "result.json").read_text())["status"] == "complete"
 
@@ -272,7 +273,7 @@ def test_a_recipe_without_pretraining_or_evaluation_says_which_command_to_use(
 ) -> None:
     file, out = recipe(tmp_path, series), tmp_path / "run"
     text = refused(capsys, "pretrain", file, "pretrain=null", "--out", out)
-    assert text == "tiny: nothing to evaluate; give `pretrain`, or use `geomaestro evaluate MODEL RECIPE`"
+    assert text == "tiny: has no `pretrain`; to evaluate a model use `geomaestro evaluate MODEL RECIPE`"
     assert refused(capsys, "evaluate", pretrained, file, "evaluate=null", "--out", out) == "tiny: has no `evaluate`"
     assert "pretrain" in refused(capsys, "pretrain", file, "pretrain=null", "evaluate=null", "--out", out)
     assert not out.exists()

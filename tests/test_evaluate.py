@@ -19,10 +19,11 @@ from geomaestro.errors import NonFiniteError, SpecError
 from geomaestro.learn import evaluate as module
 from geomaestro.learn import forest, metrics
 from geomaestro.learn.augment import drop_dates
-from geomaestro.learn.evaluate import Bench, Row, evaluate, jobs
+from geomaestro.learn.evaluate import Row, evaluate, jobs
 from geomaestro.learn.features import head_inputs, pooled_features
 from geomaestro.learn.losses import task_loss
 from geomaestro.learn.optim import make_adamw
+from geomaestro.learn.protocols import Bench
 from geomaestro.learn.recipe import EvaluateRecipe, Recipe, SupervisedRecipe, find_target, load_recipe, make_task
 from geomaestro.learn.run import Run, evaluate_model, run_recipe
 from geomaestro.learn.stopping import Interrupted
@@ -66,7 +67,7 @@ def bench(folder: Path, out: Path, *, seeds: int = 1, **evaluation: Any) -> Benc
     of = make_task(recipe.evaluate.target, find_target(recipe.dataset(), recipe.evaluate.target), made[0].spec)
     return Bench(
         recipe=recipe.evaluate, task=of, train=open_split(recipe, "train"), val=open_split(recipe, "val"),
-        test=open_split(recipe, "test"), encoders=made, blank=made[0], device=CPU, seed=0,
+        test=open_split(recipe, "test"), encoders=made, device=CPU, seed=0,
         metric=recipe.evaluate.metric or metrics.HEADLINE[of.kind], folder=out,
     )  # fmt: skip
 
@@ -198,10 +199,10 @@ def test_frozen_features_do_not_depend_on_the_batch(series: Path) -> None:
 def test_class_weights_are_inverse_to_counts_and_one_on_average(series: Path) -> None:
     dataset = open_split(recipe_of(series), "train")
     of = task("classes", 3).model_copy(update={"name": "crop"})
-    weights, counts = class_weights(of, dataset), np.bincount(dataset.labels("crop"))
+    weights, counts = class_weights(of, dataset.labels("crop"), CPU), np.bincount(dataset.labels("crop"))
     assert weights is not None
     assert (weights.numpy() * counts).tolist() == pytest.approx([30 / 3] * 3)
-    assert class_weights(task("multilabel", 3), dataset) is None
+    assert class_weights(task("multilabel", 3), dataset.labels("crop"), CPU) is None
 
 
 def keyed(dataset: Dataset) -> Batch[Tensor]:
@@ -305,7 +306,7 @@ def test_maps_are_learned_and_scored_beside_their_baselines(tmp_path: Path) -> N
     made = Bench(
         recipe=recipe.evaluate, task=make_task("map", find_target(recipe.dataset(), "map"), encoder.spec),
         train=open_split(recipe, "train"), val=open_split(recipe, "val"), test=open_split(recipe, "test"),
-        encoders=[encoder], blank=encoder, device=CPU, seed=0, metric="average_iou", folder=tmp_path,
+        encoders=[encoder], device=CPU, seed=0, metric="average_iou", folder=tmp_path,
     )  # fmt: skip
     rows = {row["protocol"]: row for row in evaluate(made)}
     assert list(rows) == ["attentive probe", "fine-tune", "from scratch", "random forest"]
@@ -393,7 +394,7 @@ def test_learning_rates_are_tried_on_the_first_draw_even_after_an_interruption(
         seen.append((tuple(train.ids()), named["peak"]))
         return finetune(model, train, *args, **named)
 
-    monkeypatch.setattr(module, "finetune", spied)
+    monkeypatch.setattr("geomaestro.learn.protocols.finetune", spied)
     job = next(i for i, row in enumerate(whole) if row["protocol"] == "fine-tune" and row["draw"] == 1)
     stopped_after(job, monkeypatch, bench(series, tmp_path, **QUICK))
     first_draw = next(ids for ids, _ in seen)

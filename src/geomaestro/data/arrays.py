@@ -6,12 +6,12 @@ Axes: n sample, t date, c band, h row, w column.
 import datetime
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from geomaestro.data.reading import Visit, fixed_dates, flip, label_error, measured, open_h5
+from geomaestro.data.reading import Visit, decoded, fixed_dates, flip, label_error, measured
 from geomaestro.data.spec import ArrayEntry, ArraySpec, ArrayTarget
+from geomaestro.data.stores import read_arrays
 from geomaestro.errors import DataError, SpecError
 from geomaestro.samples import Sample
 
@@ -24,11 +24,11 @@ class ArrayDataset:
     def __init__(self, spec: ArraySpec, root: Path, splits: tuple[str, ...]) -> None:
         self.spec = spec
         self.path = root / spec.directory / spec.file
-        arrays = _read_arrays(self.path, _wanted(spec))
+        arrays = read_arrays(self.path, _wanted(spec), MAX_BYTES)
         self._check_rows(arrays)
         rows = self._rows(arrays, splits)
         self._columns = {name: values[rows] for name, values in arrays.items()}
-        self._ids = [str(x) for x in _text(self._columns[spec.id])] if spec.id else [str(i) for i in rows]
+        self._ids = (decoded(self.path, self._columns[spec.id]) if spec.id else rows.astype(str)).tolist()
         self._days = self._dates()
         self._labels = {name: self._label(name, target) for name, target in spec.targets.items()}
         self.draws = any(entry.input.size_px != (1, 1) for entry in spec.sensors.values())
@@ -98,15 +98,21 @@ class ArrayDataset:
                     f"{self.path}: sensor {name!r}: array {entry.array!r} has {len(shape)} axes after the sample, "
                     f"`axes` names {len(entry.axes)} ({', '.join(entry.axes)})"
                 )
-            bands = shape[entry.axes.index("band")] if "band" in entry.axes else 1
+            sizes = dict(zip(entry.axes, shape, strict=True))
+            bands, dates = sizes.get("band", 1), sizes.get("date", 1)
             if bands != len(entry.bands):
                 raise SpecError(f"{self.path}: sensor {name!r} lists {len(entry.bands)} bands, the file has {bands}")
+            if dates > entry.input.dates:
+                raise SpecError(
+                    f"{self.path}: sensor {name!r} has {dates} dates for an input of {entry.input.dates}; "
+                    "set its `input.dates` to at least that"
+                )
 
     def _rows(self, arrays: Mapping[str, np.ndarray], splits: tuple[str, ...]) -> np.ndarray:
         total = len(next(iter(arrays.values())))
         if self.spec.split is None:
             return np.arange(total)
-        found = _text(arrays[self.spec.split])
+        found = decoded(self.path, arrays[self.spec.split])
         rows = np.flatnonzero(np.isin(found, splits))
         missing = sorted(set(splits) - set(found.tolist()))
         if missing:
@@ -130,8 +136,24 @@ class ArrayDataset:
         for key in np.unique(np.stack([year, month, day], -1).reshape(-1, 3), axis=0):
             y, m, d = (int(v) for v in key)
             if 1 <= m <= 12 and y > 0:
-                out[(year == y) & (month == m) & (day == d)] = (y, datetime.date(y, m, d).timetuple().tm_yday, 0)
+                here = (year == y) & (month == m) & (day == d)
+                out[here] = self._year_and_day(y, m, d, here)
         return out
+
+    def _year_and_day(self, year: int, month: int, day: int, here: np.ndarray) -> tuple[int, int, int]:
+        """Year, day of year, hour; zeros for a day that no calendar has, if all dates `here` (n t) are absent."""
+        try:
+            return year, datetime.date(year, month, day).timetuple().tm_yday, 0
+        except ValueError:
+            if self.spec.length is not None:
+                here = here & (np.arange(here.shape[1]) < self._columns[self.spec.length][:, None])
+            if not here.any():
+                return 0, 0, 0
+            name = self._ids[int(np.argwhere(here)[0][0])]
+            raise DataError(
+                f"{self.path}: sample {name!r} has the date {year}-{month:02}-{day:02}, which no calendar has; "
+                "correct the arrays that `dates` names"
+            ) from None
 
     def _label(self, name: str, target: ArrayTarget) -> np.ndarray:
         values = self._columns[target.array]
@@ -152,7 +174,7 @@ class ArrayDataset:
     def _refuse(self, name: str, target: ArrayTarget, values: np.ndarray, wrong: np.ndarray) -> None:
         if wrong.any():
             first = int(np.argwhere(wrong)[0][0])
-            raise label_error(self.path, name, self._ids[first], values[wrong].flat[0], target.classes)
+            raise label_error(self.path, name, self._ids[first], values[wrong][:1].tolist()[0], target.classes)
 
 
 def _wanted(spec: ArraySpec) -> list[str]:
@@ -164,66 +186,6 @@ def _wanted(spec: ArraySpec) -> list[str]:
     extra = [spec.id, spec.length, spec.split, *(spec.place or ())]
     entries = [entry.array for entry in spec.sensors.values()]
     return list(dict.fromkeys([*entries, *dates, *(t.array for t in spec.targets.values()), *(x for x in extra if x)]))
-
-
-def _read_arrays(path: Path, names: list[str]) -> dict[str, np.ndarray]:
-    """Read whole arrays, their declared size checked before memory is given.
-
-    Raises:
-        DataError: if the file is missing, damaged, of unknown kind, too big, or lacks an array.
-    """
-    if not path.exists():
-        raise DataError(
-            f"{path}: no such file; correct `file` and `directory` of the dataset spec, or `data.root` of the recipe"
-        )
-    if path.suffix in (".h5", ".hdf5"):
-        with open_h5(path) as file:
-            return _take(path, file, names)
-    if path.suffix == ".npz":
-        return _read_npz(path, names)
-    if path.suffix == ".zarr":
-        import zarr
-
-        return _take(path, zarr.open_group(str(path), mode="r"), names)
-    raise DataError(
-        f"{path}: arrays are read from .h5, .hdf5, .npz and .zarr, not {path.suffix or 'a file without suffix'}"
-    )
-
-
-def _read_npz(path: Path, names: list[str]) -> dict[str, np.ndarray]:
-    import zipfile
-
-    try:
-        size = sum(item.file_size for item in zipfile.ZipFile(path).infolist())
-        if size > MAX_BYTES:
-            raise DataError(f"{path}: {size} bytes of arrays are more than the {MAX_BYTES} that are read into memory")
-        with np.load(path, allow_pickle=False) as file:
-            return _take(path, file, names)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path}: not a readable npz file: {error}") from None
-
-
-def _take(path: Path, file: Any, names: list[str]) -> dict[str, np.ndarray]:
-    held = list(file.keys()) if not hasattr(file, "files") else list(file.files)
-    missing = [name for name in names if name not in held]
-    if missing:
-        raise DataError(f"{path}: has no array {', '.join(missing)}; it has {', '.join(sorted(held))}")
-    if not hasattr(file, "files"):
-        size = sum(int(np.prod(file[n].shape, dtype=np.float64)) * file[n].dtype.itemsize for n in names)
-        if size > MAX_BYTES:
-            raise DataError(
-                f"{path}: declares {size} bytes of arrays, more than the {MAX_BYTES} that are read into memory"
-            )
-    try:
-        return {name: np.asarray(file[name][...]) for name in names}
-    except OSError as error:
-        raise DataError(f"{path}: unreadable, probably truncated: {error}") from None
-
-
-def _text(values: np.ndarray) -> np.ndarray:
-    return np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values.astype(str)
 
 
 def _as_images(values: np.ndarray, entry: ArrayEntry) -> np.ndarray:

@@ -39,7 +39,7 @@ def choose_dates(
     `bins` times floor(t / bins) consecutive dates from `start` are cut into bins. With `rng` a date is drawn evenly
     among the usable ones of its bin; without, it is the one nearest (mean absolute difference) to the bin's per-pixel
     median. A date is not usable if any of its pixels is NaN, or is `cloudy` (t h w) while another date of the bin has
-    no cloud. In a bin without a usable date, the one with the fewest NaN pixels is taken.
+    no cloud. In a bin without a usable date, the one with the fewest unknown pixels (NaN or cloud) is taken.
     """
     count = len(images)
     if count <= bins:

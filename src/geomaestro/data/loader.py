@@ -82,6 +82,20 @@ class Remembered:
         return sample
 
 
+class _Steps:
+    """Positions of the visits of each step from `start` to `stop`, listed when the step comes."""
+
+    def __init__(self, batch: int, start: int, stop: int) -> None:
+        self.batch, self.steps = batch, range(start, stop)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in self.steps:
+            yield list(range(step * self.batch, (step + 1) * self.batch))
+
+
 class _Visits(TorchDataset[tuple[Sample[np.ndarray], int] | GeomaestroError]):
     """Item k is visit number k of an endless stream of epochs. A reader's error travels as a value."""
 
@@ -123,7 +137,7 @@ def training_batches(
         return
     loader = DataLoader(
         _Visits(dataset, seed),
-        batch_sampler=[list(range(s * batch, (s + 1) * batch)) for s in range(start, steps)],
+        batch_sampler=_Steps(batch, start, steps),
         num_workers=workers,
         collate_fn=_stack,
         prefetch_factor=4 if workers else None,

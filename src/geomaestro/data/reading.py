@@ -73,13 +73,8 @@ def flip(sample: Sample[np.ndarray], rng: np.random.Generator, pixel_labels: Seq
 
 
 def fixed_dates(values: np.ndarray, dates: int) -> np.ndarray:
-    """Pad the first axis with zeros (absent dates) to a fixed number of dates.
-
-    Raises:
-        DataError: if there are more dates than that.
-    """
-    if len(values) > dates:
-        raise DataError(f"{len(values)} dates for an input of {dates}; set the sensor's `input.dates` to at least that")
+    """Pad the first axis with zeros (absent dates) to a fixed number of dates; readers never hand over more."""
+    assert len(values) <= dates, f"{len(values)} dates for an input of {dates}"
     return np.concatenate([values, np.zeros((dates - len(values), *values.shape[1:]), values.dtype)])
 
 
@@ -105,8 +100,34 @@ def open_h5(path: Path) -> Iterator[Any]:
     try:
         with h5py.File(path, "r") as file:
             yield file
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # measured: damaged links raise the latter
         raise DataError(f"{path}: unreadable HDF5, probably truncated ({error}); fetch the file again") from None
+
+
+def check_bytes(path: Path, declared: int, limit: int) -> None:
+    """Compare the size that a file declares for its arrays with what may be read, before memory is given.
+
+    Raises:
+        DataError: naming the file and both sizes in bytes.
+    """
+    if declared > limit:
+        raise DataError(f"{path}: declares {declared} bytes of arrays, more than the {limit} that are read into memory")
+
+
+def decoded(path: Path, values: np.ndarray) -> np.ndarray:
+    """Text as it is meant; bytes, of a fixed or a variable length, are UTF-8.
+
+    Raises:
+        DataError: naming the file, if bytes are not UTF-8.
+    """
+    try:
+        if values.dtype.kind == "S":
+            return np.char.decode(values, "utf-8")
+        if values.dtype.kind == "O":
+            return np.asarray([x.decode("utf-8") if isinstance(x, bytes) else str(x) for x in values], str)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: holds text that is not UTF-8 ({error})") from None
+    return values.astype(str)
 
 
 def label_error(path: Path, target: str, sample: str, value: object, classes: Sequence[str]) -> DataError:

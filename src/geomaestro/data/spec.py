@@ -109,6 +109,13 @@ class ArrayTarget(Target):
             return {**values, "classes": tuple(dict.fromkeys(values["codes"].values()))}
         return values
 
+    @model_validator(mode="after")
+    def _codes_lead_to_classes(self) -> "ArrayTarget":
+        unknown = sorted(set((self.codes or {}).values()) - set(self.classes))
+        if unknown:
+            raise ValueError(f"codes: {', '.join(unknown)} not among the classes {', '.join(self.classes)}")
+        return self
+
 
 class ArrayDates(Strict):
     """Arrays (sample, date) of the parts of dates; `day` is an array's name, or one day of the month for all."""

@@ -4,6 +4,7 @@ Axes: t date, c band, h row, w column. Source: official code for the rules; the 
 """
 
 import csv
+import math
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 
 from geomaestro.data.dates import choose_dates, date_triple, random_start
 from geomaestro.data.raster import read_window
-from geomaestro.data.reading import Visit, check_sizes, fixed_dates, flip, measured, open_h5
+from geomaestro.data.reading import Visit, check_bytes, check_sizes, decoded, fixed_dates, flip, measured, open_h5
 from geomaestro.data.spec import SensorEntry, Target, TreeSatSpec
 from geomaestro.errors import DataError
 from geomaestro.samples import Sample
@@ -20,6 +21,7 @@ from geomaestro.samples import Sample
 SERIES = {"s2": "sen-2", "s1_asc": "sen-1-asc", "s1_des": "sen-1-des"}
 OTHER_COLUMNS = ("aerial_name", "sen_name", "aerial_date")
 DATE_FIELD = -5  # official code: the acquisition date in a product's name, counted in fields between underscores
+MAX_BYTES = 2 << 30  # assumed; one series of a sample is a few megabytes, and a hostile header must not fill memory
 
 
 class TreeSatDataset:
@@ -30,7 +32,9 @@ class TreeSatDataset:
     def __init__(self, spec: TreeSatSpec, root: Path, splits: tuple[str, ...]) -> None:
         self.spec = spec
         self.root = root / spec.directory
-        self._rows = [row for split in splits for row in _read_csv(self.root / f"{split}.csv")]
+        tables = {path: _read_csv(path) for path in (self.root / f"{split}.csv" for split in splits)}
+        self._rows = [row for rows in tables.values() for row in rows]
+        self._days = np.asarray([_aerial_day(path, row) for path, rows in tables.items() for row in rows], np.int16)
         self._labels = {name: self._label(target) for name, target in spec.targets.items()}
 
     def __len__(self) -> int:
@@ -48,20 +52,17 @@ class TreeSatDataset:
         """One sample. With a visit, dates and flips are drawn; without, dates nearest the median and no flips."""
         row = self._rows[index]
         rng = None if visit is None else visit.rng()
-        day = np.asarray([date_triple(row["aerial_date"])], np.int16)
         images, dates = {}, {}
         if "aerial" in self.spec.sensors:
-            images["aerial"], dates["aerial"] = self._aerial(row), day
+            images["aerial"], dates["aerial"] = self._aerial(row), self._days[index][None]
         if any(name in self.spec.sensors for name in SERIES):
             series = self._series(self.root / "sentinel-ts" / row["sen_name"], rng)
             images.update({name: x for name, (x, _) in series.items()})
             dates.update({name: d for name, (_, d) in series.items()})
-        sample = self._sample(index, images, dates, day[0])
+        sample = self._sample(index, images, dates)
         return sample if rng is None else flip(sample, rng, ())
 
-    def _sample(
-        self, index: int, images: dict[str, Any], dates: dict[str, Any], reference: np.ndarray
-    ) -> Sample[np.ndarray]:
+    def _sample(self, index: int, images: dict[str, Any], dates: dict[str, Any]) -> Sample[np.ndarray]:
         entries = {name: self.spec.sensors[name] for name in self.spec.sensors}
         steps = {name: entry.input.dates for name, entry in entries.items()}
         valid = {name: measured(images[name], entry.nodata) for name, entry in entries.items()}
@@ -72,7 +73,7 @@ class TreeSatDataset:
             dates={name: fixed_dates(dates[name], steps[name]) for name in entries},
             present={name: np.arange(steps[name]) < len(images[name]) for name in entries},
             valid={name: fixed_dates(valid[name], steps[name]) for name in entries},
-            reference_date=reference if isinstance(given, str) else np.asarray(given, np.int16),
+            reference_date=self._days[index] if isinstance(given, str) else np.asarray(given, np.int16),
             labels={name: labels[index] for name, labels in self._labels.items()},
         )
 
@@ -98,15 +99,11 @@ class TreeSatDataset:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Chosen images (d c h w) and dates (d 3) of one sensor."""
         entry: SensorEntry = self.spec.sensors[name]
-        images = _dataset(path, file, f"{prefix}-data")[...]
-        if images.ndim != 4:
-            raise DataError(f"{path}: {prefix}-data has {images.ndim} axes, expected date, band, row, column")
-        height, width = entry.input.size_px
-        check_sizes(name, path, images.shape[1:], {"bands": len(entry.bands), "rows": height, "columns": width})
-        products = _dataset(path, file, f"{prefix}-products")[...]
+        images = _images(path, file, prefix, name, entry)
+        products = _products(path, file, prefix, len(images))
         cloudy = None
         if name == "s2" and self.spec.cloudy_above is not None and len(images) > entry.input.dates:
-            cloudy = (_dataset(path, file, "sen-2-masks")[...] > self.spec.cloudy_above).any(axis=1)
+            cloudy = np.any(_masks(path, file, images.shape) > self.spec.cloudy_above, axis=1)
         start = random_start(len(images), entry.input.dates, rng)
         index = choose_dates(images, entry.input.dates, cloudy=cloudy, start=start, rng=rng)
         days = [_product_date(path, products[i], hours=self.spec.hours) for i in index]
@@ -125,10 +122,42 @@ class TreeSatDataset:
         return (shares.astype(np.float64) > threshold).astype(np.int64)
 
 
+def _images(path: Path, file: Any, prefix: str, name: str, entry: SensorEntry) -> np.ndarray:
+    """All images (t c h w) of one sensor."""
+    stored = _dataset(path, file, f"{prefix}-data")
+    if len(stored.shape) != 4:
+        raise DataError(f"{path}: {prefix}-data has {len(stored.shape)} axes, expected date, band, row, column")
+    height, width = entry.input.size_px
+    check_sizes(name, path, stored.shape[1:], {"bands": len(entry.bands), "rows": height, "columns": width})
+    return np.asarray(stored[...])
+
+
+def _products(path: Path, file: Any, prefix: str, count: int) -> np.ndarray:
+    """Names (t) of the products that the images were cut from."""
+    stored = _dataset(path, file, f"{prefix}-products")
+    if stored.shape != (count,):
+        raise DataError(f"{path}: {prefix}-products has shape {stored.shape}, expected {(count,)}, a name per image")
+    return decoded(path, stored[...])
+
+
+def _masks(path: Path, file: Any, images: tuple[int, ...]) -> np.ndarray:
+    """Percentages (t k h w) of snow and of cloud in images of shape (t c h w)."""
+    stored = _dataset(path, file, "sen-2-masks")
+    count, _, height, width = images
+    if len(stored.shape) != 4 or (stored.shape[0], *stored.shape[2:]) != (count, height, width):
+        raise DataError(
+            f"{path}: sen-2-masks has shape {stored.shape}, expected ({count}, any, {height}, {width}) as the images"
+        )
+    return np.asarray(stored[...])
+
+
 def _dataset(path: Path, file: Any, name: str) -> Any:
-    if name not in file:
+    """A stored array whose size has been checked and whose values are not read yet."""
+    stored = file.get(name)
+    if getattr(stored, "shape", None) is None:
         raise DataError(f"{path}: has no dataset {name!r}; it has {', '.join(sorted(file))}")
-    return file[name]
+    check_bytes(path, math.prod(stored.shape) * stored.dtype.itemsize, MAX_BYTES)
+    return stored
 
 
 @lru_cache(maxsize=200_000)
@@ -136,12 +165,20 @@ def _date_of(text: str, hours: bool) -> tuple[int, int, int]:
     return date_triple(text, hours=hours)
 
 
-def _product_date(path: Path, product: bytes | str, *, hours: bool) -> tuple[int, int, int]:
-    text = product.decode() if isinstance(product, bytes) else str(product)
+def _product_date(path: Path, product: str, *, hours: bool) -> tuple[int, int, int]:
     try:
-        return _date_of(text.split("_")[DATE_FIELD], hours)
+        return _date_of(product.split("_")[DATE_FIELD], hours)
     except (IndexError, ValueError):
-        raise DataError(f"{path}: no date in the product name {text!r}") from None
+        raise DataError(f"{path}: no date in the product name {str(product)!r}") from None
+
+
+def _aerial_day(path: Path, row: dict[str, str]) -> tuple[int, int, int]:
+    try:
+        return _date_of(row["aerial_date"], False)
+    except (TypeError, ValueError):  # a row that was cut short has None
+        raise DataError(
+            f"{path}: sample {row['aerial_name']!r}: aerial_date {row['aerial_date']!r} is no date YYYYMMDD"
+        ) from None
 
 
 def _read_csv(path: Path) -> list[dict[str, str]]:

@@ -74,20 +74,23 @@ def _features(dataset: Dataset, index: int) -> Iterator[np.ndarray]:
 
 
 def _statistics(x: np.ndarray) -> Iterator[np.ndarray]:
-    """Mean, spread and roughness over the pixels of each date and band; missing where nothing was measured."""
-    known = np.isfinite(x)
+    """Mean, spread and roughness over the pixels of each date and band of (t c h w), NaN where not measured.
+
+    Roughness is the mean step between neighbours in a row, and in a column, where both were measured.
+    """
+    mean = _mean_known(x)
+    yield mean.ravel()
+    yield np.sqrt(_mean_known((x - mean[..., None, None]) ** 2)).ravel()
+    yield _mean_known(np.abs(np.diff(x, axis=-1))).ravel()
+    yield _mean_known(np.abs(np.diff(x, axis=-2))).ravel()
+
+
+def _mean_known(x: np.ndarray) -> np.ndarray:
+    """Mean (t c) over the pixels of (t c h w) that are not NaN; NaN where there is none."""
+    known = ~np.isnan(x)
     count = known.sum(axis=(-2, -1))
-    filled = np.where(known, x, 0)
-    empty = count == 0
-    mean = filled.sum(axis=(-2, -1)) / np.maximum(count, 1)
-    square = (np.where(known, x - mean[..., None, None], 0) ** 2).sum(axis=(-2, -1)) / np.maximum(count, 1)
-    for values in (
-        mean,
-        np.sqrt(square),
-        np.abs(np.diff(filled, axis=-1)).mean(axis=(-2, -1)),
-        np.abs(np.diff(filled, axis=-2)).mean(axis=(-2, -1)),
-    ):
-        yield np.where(empty, np.nan, values).ravel()
+    total = np.where(known, x, 0).sum(axis=(-2, -1))
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def fit_forest(
@@ -105,21 +108,24 @@ def fit_forest(
         known = np.flatnonzero(labels.ravel() != task.ignore)
         rows = np.random.default_rng(seed).permutation(known)[:PIXELS]
         train, labels = train.reshape(-1, train.shape[-1])[rows], labels.ravel()[rows]
-    fitted = [_fit(train, labels, task, choice, seed) for choice in CHOICES]
+    fitted = [_fit(train, labels, task, choice, seed) for choice in _choices(task)]
     scores = [metrics.headline(task, val_labels, forest.predict(val), metric) for forest in fitted]
     return fitted[int(np.argmax(scores))]
+
+
+def _choices(task: Task) -> list[dict[str, Any]]:
+    """The settings that differ for a task: numbers have no class to weight."""
+    return [choice for choice in CHOICES if task.kind != "regression" or "class_weight" not in choice]
 
 
 def _fit(train: np.ndarray, labels: np.ndarray, task: Task, choice: dict[str, Any], seed: int) -> Forest:
     from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
     text = ", ".join(f"{k} {v}" for k, v in choice.items())
-    if task.kind == "regression":
-        flat = labels.ravel() if labels.shape[1] == 1 else labels
-        model = RandomForestRegressor(TREES, n_jobs=-1, random_state=seed, max_features=choice["max_features"])
-        return Forest(model.fit(train, flat), task, text)
-    model = RandomForestClassifier(TREES, n_jobs=-1, random_state=seed, **choice)
-    return Forest(model.fit(train, labels), task, text)
+    kind = RandomForestRegressor if task.kind == "regression" else RandomForestClassifier
+    model = kind(TREES, n_jobs=-1, random_state=seed, **choice)
+    flat = labels.ravel() if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    return Forest(model.fit(train, flat), task, text)
 
 
 def _shares(model: Any, features: np.ndarray, task: Task) -> np.ndarray:

@@ -19,8 +19,6 @@ def task_loss(logits: Tensor, labels: Tensor, task: Task, class_weights: Tensor 
     regression ignores labels that are not a number. Zero, with a gradient, where nothing counts.
     """
     logits = logits.float()
-    if task.kind == "pixels":
-        logits, labels = logits.movedim(1, -1).flatten(0, 2), labels.flatten()
     if task.kind in ("classes", "pixels"):
         labels = labels.long()
         if not bool((labels != task.ignore).any()):

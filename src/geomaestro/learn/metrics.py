@@ -80,13 +80,16 @@ def label_scores(counts: np.ndarray) -> Scores:
     }
 
 
-def average_precision(labels: np.ndarray, share: np.ndarray) -> Scores:
-    """Mean and support-weighted mean of average precision; a label without a true sample has 0 (official code)."""
+def average_precision(labels: np.ndarray, logits: np.ndarray) -> Scores:
+    """Mean and support-weighted mean of average precision; a label without a true sample has 0 (official code).
+
+    Only the order of the samples counts. Logits keep it where shares of 0 and 1 would tie.
+    """
     from sklearn.metrics import average_precision_score
 
     support = labels.sum(axis=0)
     there = np.flatnonzero(support)
-    values = np.asarray([average_precision_score(labels[:, k], share[:, k]) for k in there])
+    values = np.asarray([average_precision_score(labels[:, k], logits[:, k]) for k in there])
     if not len(there):
         return {"average_ap": float("nan"), "weighted_ap": float("nan")}
     return {
@@ -159,10 +162,9 @@ def _score_classes(task: Task, labels: np.ndarray, logits: np.ndarray, metric: s
 
 def _score_labels(task: Task, labels: np.ndarray, logits: np.ndarray, metric: str, draws: np.ndarray) -> Scored:
     known = (labels != task.ignore).all(axis=1)
-    share = 1 / (1 + np.exp(-logits.astype(np.float64)))
-    counts = label_counts(labels, share > 0.5) * known[:, None]
+    counts = label_counts(labels, logits > 0) * known[:, None]
     resampled = label_scores(np.stack([draws @ part for part in counts]))
-    scores = label_scores(counts.sum(axis=1)) | average_precision(labels[known], share[known])
+    scores = label_scores(counts.sum(axis=1)) | average_precision(labels[known], logits[known])
     hit, false, missed = counts.sum(axis=1)
     f1 = dict(zip(task.classes, _ratio(2 * hit, 2 * hit + false + missed).tolist(), strict=True))
     return _scored(scores, resampled, metric, None, f1, int(known.sum()))
