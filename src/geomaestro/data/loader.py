@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from geomaestro.data.reading import Dataset, Visit
+from geomaestro.data.reading import Dataset, Kept, Visit
 from geomaestro.errors import DataError, GeomaestroError
 from geomaestro.samples import Batch, Sample, collate, take, to_torch
 
@@ -54,8 +54,7 @@ class Remembered:
 
     def __init__(self, dataset: Dataset, limit_bytes: int = MEMORY_LIMIT_BYTES) -> None:
         self.dataset, self.draws = dataset, dataset.draws
-        self._kept: dict[int, Sample[np.ndarray]] = {}
-        self._room = limit_bytes
+        self._kept: Kept[Sample[np.ndarray]] = Kept(limit_bytes)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -72,14 +71,11 @@ class Remembered:
         """One sample."""
         if visit is not None:
             return self.dataset.read(index, visit)
-        if index in self._kept:
-            return self._kept[index]
-        sample = self.dataset.read(index)
-        size = sum(x.nbytes + sample.valid[name].nbytes for name, x in sample.images.items())
-        if size <= self._room:
-            self._room -= size
-            self._kept[index] = sample
-        return sample
+        return self._kept.get(index, lambda: self.dataset.read(index), _sample_bytes)
+
+
+def _sample_bytes(sample: Sample[np.ndarray]) -> int:
+    return sum(x.nbytes + sample.valid[name].nbytes for name, x in sample.images.items())
 
 
 class _Steps:
@@ -159,8 +155,7 @@ def _from_memory(held: Batch[Tensor], batch: int, seed: int, start: int, steps: 
 def _held(dataset: Dataset) -> Batch[Tensor] | None:
     """All samples in memory, or None if they take too much of it."""
     first = dataset.read(0)
-    size = sum(x.nbytes + first.valid[name].nbytes for name, x in first.images.items())
-    return read_all(dataset) if size * len(dataset) <= MEMORY_LIMIT_BYTES else None
+    return read_all(dataset) if _sample_bytes(first) * len(dataset) <= MEMORY_LIMIT_BYTES else None
 
 
 def read_all(dataset: Dataset) -> Batch[Tensor]:

@@ -3,16 +3,18 @@
 Axes: t date, c band, h row, w column.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
 from geomaestro.errors import DataError
 from geomaestro.samples import Sample
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,24 @@ class Visit:
         """64 bits that decide what is hidden, independent of `rng`."""
         state = np.random.SeedSequence((self.seed, self.epoch, self.index, 1)).generate_state(1, np.uint64)
         return int(state.astype(np.int64)[0])
+
+
+class Kept(Generic[T]):
+    """Values that were dear to make, kept up to a number of bytes; what comes later is made anew each time."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._room = limit_bytes
+        self._values: dict[Hashable, T] = {}
+
+    def get(self, key: Hashable, make: Callable[[], T], size: Callable[[T], int]) -> T:
+        """The value of a key."""
+        if key in self._values:
+            return self._values[key]
+        value = make()
+        if size(value) <= self._room:
+            self._room -= size(value)
+            self._values[key] = value
+        return value
 
 
 class Dataset(Protocol):

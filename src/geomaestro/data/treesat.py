@@ -5,6 +5,7 @@ Axes: t date, c band, h row, w column. Source: official code for the rules; the 
 
 import csv
 import math
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ import numpy as np
 
 from geomaestro.data.dates import choose_dates, date_triple, random_start
 from geomaestro.data.raster import read_window
-from geomaestro.data.reading import Visit, check_bytes, check_sizes, decoded, fixed_dates, flip, measured, open_h5
+from geomaestro.data.reading import Kept, Visit, check_bytes, check_sizes, decoded, fixed_dates, flip, measured, open_h5
 from geomaestro.data.spec import SensorEntry, Target, TreeSatSpec
 from geomaestro.errors import DataError
 from geomaestro.samples import Sample
 
 SERIES = {"s2": "sen-2", "s1_asc": "sen-1-asc", "s1_des": "sen-1-des"}
+KEPT_BYTES = 512 << 20  # assumed; a small dataset is decoded once, a large one as it comes
 OTHER_COLUMNS = ("aerial_name", "sen_name", "aerial_date")
 DATE_FIELD = -5  # official code: the acquisition date in a product's name, counted in fields between underscores
 MAX_BYTES = 2 << 30  # assumed; one series of a sample is a few megabytes, and a hostile header must not fill memory
@@ -35,6 +37,8 @@ class TreeSatDataset:
         tables = {path: _read_csv(path) for path in (self.root / f"{split}.csv" for split in splits)}
         self._rows = [row for rows in tables.values() for row in rows]
         self._days = np.asarray([_aerial_day(path, row) for path, rows in tables.items() for row in rows], np.int16)
+        self._images: Kept[np.ndarray] = Kept(KEPT_BYTES)
+        self._whole: Kept[dict[str, _Series]] = Kept(KEPT_BYTES)
         self._labels = {name: self._label(target) for name, target in spec.targets.items()}
 
     def __len__(self) -> int:
@@ -78,8 +82,11 @@ class TreeSatDataset:
         )
 
     def _aerial(self, row: dict[str, str]) -> np.ndarray:
-        entry = self.spec.sensors["aerial"]
         path = self.root / "aerial" / row["aerial_name"]
+        return self._images.get(path, lambda: self._read_aerial(path), lambda x: x.nbytes)
+
+    def _read_aerial(self, path: Path) -> np.ndarray:
+        entry = self.spec.sensors["aerial"]
         height, width = entry.input.size_px
         shift = self.spec.aerial_shift_px
         x = read_window(path, row=shift, col=shift, height=height, width=width)
@@ -87,27 +94,32 @@ class TreeSatDataset:
         return x[None]
 
     def _series(self, path: Path, rng: np.random.Generator | None) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        out: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        with open_h5(path) as file:
-            for name, prefix in SERIES.items():
-                if name in self.spec.sensors:
-                    out[name] = self._one_series(path, file, prefix, name, rng)
-        return out
+        """Chosen images (d c h w) and dates (d 3) of each sensor."""
+        whole = self._whole.get(path, lambda: self._read_series(path), lambda x: sum(s.nbytes for s in x.values()))
+        return {name: self._choose(path, name, series, rng) for name, series in whole.items()}
 
-    def _one_series(
-        self, path: Path, file: Any, prefix: str, name: str, rng: np.random.Generator | None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Chosen images (d c h w) and dates (d 3) of one sensor."""
-        entry: SensorEntry = self.spec.sensors[name]
+    def _read_series(self, path: Path) -> dict[str, "_Series"]:
+        with open_h5(path) as file:
+            names = [name for name in SERIES if name in self.spec.sensors]
+            return {name: self._one_series(path, file, SERIES[name], name) for name in names}
+
+    def _one_series(self, path: Path, file: Any, prefix: str, name: str) -> "_Series":
+        entry = self.spec.sensors[name]
         images = _images(path, file, prefix, name, entry)
         products = _products(path, file, prefix, len(images))
         cloudy = None
         if name == "s2" and self.spec.cloudy_above is not None and len(images) > entry.input.dates:
             cloudy = np.any(_masks(path, file, images.shape) > self.spec.cloudy_above, axis=1)
-        start = random_start(len(images), entry.input.dates, rng)
-        index = choose_dates(images, entry.input.dates, cloudy=cloudy, start=start, rng=rng)
-        days = [_product_date(path, products[i], hours=self.spec.hours) for i in index]
-        return images[index], np.asarray(days, np.int16).reshape(-1, 3)
+        return _Series(images, products, cloudy)
+
+    def _choose(
+        self, path: Path, name: str, series: "_Series", rng: np.random.Generator | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        bins = self.spec.sensors[name].input.dates
+        start = random_start(len(series.images), bins, rng)
+        index = choose_dates(series.images, bins, cloudy=series.cloudy, start=start, rng=rng)
+        days = [_product_date(path, series.products[i], hours=self.spec.hours) for i in index]
+        return series.images[index], np.asarray(days, np.int16).reshape(-1, 3)
 
     def _label(self, target: Target) -> np.ndarray:
         shares = np.asarray(
@@ -120,6 +132,20 @@ class TreeSatDataset:
             return shares.argmax(axis=1).astype(np.int64)
         threshold = 0.0 if target.threshold is None else target.threshold
         return (shares.astype(np.float64) > threshold).astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class _Series:
+    """One sensor's series as stored: images (t c h w), product names (t), clouds (t h w) where they are asked for."""
+
+    images: np.ndarray
+    products: np.ndarray
+    cloudy: np.ndarray | None
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes."""
+        return self.images.nbytes + self.products.nbytes + (0 if self.cloudy is None else self.cloudy.nbytes)
 
 
 def _images(path: Path, file: Any, prefix: str, name: str, entry: SensorEntry) -> np.ndarray:
