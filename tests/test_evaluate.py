@@ -30,7 +30,7 @@ from geomaestro.learn.stopping import Interrupted
 from geomaestro.learn.supervised import Frozen, class_weights, finetune, fit, predict, predict_head, probe
 from geomaestro.models.encoder import Encoder
 from geomaestro.models.hub import load
-from geomaestro.models.task import HeadSpec, TaskModel, make_head
+from geomaestro.models.task import HeadInput, HeadSpec, Task, TaskModel, make_head
 from geomaestro.runs import read_rows
 from geomaestro.samples import Batch, Sample, take
 from tests.worlds import COARSE, MODEL, Watched, make_recipe, make_series, open_split, recipe_values, task, write_images
@@ -70,6 +70,10 @@ def bench(folder: Path, out: Path, *, seeds: int = 1, **evaluation: Any) -> Benc
         test=open_split(recipe, "test"), encoders=made, device=CPU, seed=0,
         metric=recipe.evaluate.metric or metrics.HEADLINE[of.kind], folder=out,
     )  # fmt: skip
+
+
+def looked_at(encoder: Encoder, dataset: Dataset, of: Task, batch: int) -> HeadInput:
+    return head_inputs(encoder, dataset, make_head(of, HeadSpec(), encoder.spec), of, batch=batch, device=CPU)
 
 
 def settings(**values: Any) -> SupervisedRecipe:
@@ -162,7 +166,7 @@ def test_a_probe_learns_and_leaves_the_encoder_alone(series: Path) -> None:
     of = make_task("crop", find_target(recipe.dataset(), "crop"), encoder.spec)
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     train, val = open_split(recipe, "train"), open_split(recipe, "val")
-    seen = [Frozen(head_inputs(encoder, x, of, batch=8, device=CPU), x.labels("crop")) for x in (train, val)]
+    seen = [Frozen(looked_at(encoder, x, of, batch=8), x.labels("crop")) for x in (train, val)]
     head = make_head(of, HeadSpec(), encoder.spec)
     fitted = probe(head, of, *seen, settings(steps=120), metric="balanced_accuracy", seed=0, peak=1e-2)
     logits = predict_head(head, of, seen[1].x, batch=4)
@@ -177,7 +181,13 @@ def test_class_weights_count_in_probes_as_in_fine_tuning(series: Path) -> None:
     of = make_task("crop", find_target(recipe.dataset(), "crop"), encoder.spec)
     some = [0, *np.flatnonzero(train.labels("crop") != train.labels("crop")[0])]  # one class has a single sample
     part = Subset(train, some)
-    frozen, heads = Frozen(head_inputs(encoder, part, of, batch=8, device=CPU), part.labels("crop")), []
+    frozen, heads = (
+        Frozen(
+            looked_at(encoder, part, of, batch=8),
+            part.labels("crop"),
+        ),
+        [],
+    )
     for weighted in (False, True):
         torch.manual_seed(0)
         heads.append(make_head(of, HeadSpec(), encoder.spec))
@@ -504,7 +514,7 @@ def test_four_real_samples_can_be_learned_by_heart(data_dir: Path, tmp_path: Pat
         return metrics.score(of, labels, logits, "weighted_f1").scores["weighted_f1"]
 
     encoder = load(tmp_path / "run")
-    frozen = Frozen(head_inputs(encoder, samples, of, batch=4, device=CPU), labels)
+    frozen = Frozen(looked_at(encoder, samples, of, batch=4), labels)
     head = make_head(of, HeadSpec(), encoder.spec)
     how = settings(steps=150, batch=4)
     probe(head, of, frozen, frozen, how, metric="weighted_f1", seed=0, peak=3e-2)

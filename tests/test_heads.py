@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from geomaestro.nn.heads import AttentivePool, MeanPool, PixelHead, VectorHead, make_pool, resize_maps
+from geomaestro.nn.heads import AttentivePool, DateHead, MeanPool, PixelHead, VectorHead, make_pool, resize_maps
 from tests.made import shaken
 
 DIM = 24
@@ -108,3 +108,13 @@ def test_a_linear_map_stays_linear_when_resized() -> None:
     ramp = torch.arange(3.0).repeat(2, 1).reshape(1, 1, 6, 1)
     got = resize_maps(ramp, (2, 3), (2, 9)).reshape(2, 9)
     torch.testing.assert_close(got[1], torch.tensor([0, 0, 1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2, 2]))
+
+
+def test_a_date_head_is_a_linear_layer_over_the_dates_side_by_side_and_ignores_absent_ones() -> None:
+    head = DateHead(dates=5, dim=3, outputs=2)
+    tokens, present = torch.randn(4, 5, 3), torch.rand(4, 5) > 0.4
+    plain = torch.stack([head.linear(torch.cat([x if p else 0 * x for x, p in zip(*row, strict=True)])) for row in
+                         zip(tokens, present, strict=True)])  # fmt: skip
+    assert torch.allclose(head(tokens, present), plain, atol=1e-6)
+    elsewhere = torch.where(present[..., None], tokens, 99.0)
+    assert head(elsewhere, present).equal(head(tokens, present))

@@ -6,7 +6,7 @@ Axes: n sample, d width, l token.
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from geomaestro.data.loader import evaluation_batches
 from geomaestro.data.reading import Dataset
@@ -16,35 +16,33 @@ from geomaestro.samples import to_device
 
 
 @torch.no_grad()
-def encode(
-    encoder: Encoder, dataset: Dataset, *, batch: int, device: torch.device, precision: str = "fp32"
-) -> Iterator[Tokens]:
+def encode(encoder: Encoder, dataset: Dataset, *, batch: int, device: torch.device) -> Iterator[Tokens]:
     """Tokens of every sample, in order."""
     encoder.to(device).eval()
     for item in evaluation_batches(dataset, batch=batch):
         moved = to_device(item, device)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-            yield encoder(moved)
+        yield encoder(moved)
 
 
-def pooled_features(
-    encoder: Encoder, dataset: Dataset, *, batch: int, device: torch.device, precision: str = "fp32"
-) -> Tensor:
+def pooled_features(encoder: Encoder, dataset: Dataset, *, batch: int, device: torch.device) -> Tensor:
     """Mean features (n d) of every sample, on the host."""
-    parts = [
-        tokens.pooled().float().cpu()
-        for tokens in encode(encoder, dataset, batch=batch, device=device, precision=precision)
-    ]
+    return torch.cat([t.pooled().float().cpu() for t in encode(encoder, dataset, batch=batch, device=device)])
+
+
+def date_features(encoder: Encoder, dataset: Dataset, *, batch: int, device: torch.device) -> Tensor:
+    """Mean features of every sensor and date side by side, (n f), on the host; an absent date counts as zero."""
+    parts = []
+    for tokens in encode(encoder, dataset, batch=batch, device=device):
+        x, present = tokens.by_date()
+        parts.append((x if present is None else x * present[..., None]).flatten(1).float().cpu())
     return torch.cat(parts)
 
 
 def head_inputs(
-    encoder: Encoder, dataset: Dataset, task: Task, *, batch: int, device: torch.device, precision: str = "fp32"
+    encoder: Encoder, dataset: Dataset, head: nn.Module, task: Task, *, batch: int, device: torch.device
 ) -> HeadInput:
     """What the task's head looks at, of every sample, on the device."""
-    parts = [
-        head_input(task, tokens) for tokens in encode(encoder, dataset, batch=batch, device=device, precision=precision)
-    ]
+    parts = [head_input(head, task, tokens) for tokens in encode(encoder, dataset, batch=batch, device=device)]
     tokens = torch.cat([p.tokens.float() for p in parts])
     if all(p.present is None for p in parts):
         return HeadInput(tokens, None, parts[0].grid)

@@ -5,7 +5,6 @@ What a step does follows from (seed, step) alone, so a run that was killed and r
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +24,6 @@ from geomaestro.runs import read_rows, write_json, write_rows
 from geomaestro.samples import Batch, to_device
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pretrained:
-    """What pretraining took."""
-
-    steps: int
-    elapsed_s: float
-    samples_per_s: float
-
-
 def pretrain(
     model: Mae,
     dataset: Dataset,
@@ -44,8 +34,8 @@ def pretrain(
     device: torch.device,
     title: str = "pretrain",
     tensorboard: bool = False,
-) -> Pretrained:
-    """Train until the recipe's last step, from the newest state in `folder` if there is one.
+) -> int:
+    """Train until the recipe's last step, from the newest state in `folder` if there is one; gives the steps.
 
     Writes metrics.jsonl and checkpoints/ into `folder`.
 
@@ -91,8 +81,7 @@ def pretrain(
                 saved_at = time.monotonic()
             if stop.asked and step < total:
                 raise Interrupted(f"stopped after step {step} of {total}, state saved")
-    elapsed_s = elapsed_before + time.monotonic() - started_at
-    return Pretrained(steps=total, elapsed_s=elapsed_s, samples_per_s=total * recipe.batch / max(elapsed_s, 1e-9))
+    return total
 
 
 def forward(model: Mae, batch: Batch[Tensor], precision: str) -> Reconstruction:

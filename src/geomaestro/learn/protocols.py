@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from geomaestro.data.loader import Subset
 from geomaestro.data.reading import Dataset
 from geomaestro.errors import SpecError
-from geomaestro.learn.features import head_inputs, pooled_features
+from geomaestro.learn.features import date_features, head_inputs, pooled_features
 from geomaestro.learn.forest import fit_forest, raw_features, raw_pixels
 from geomaestro.learn.knn import neighbours
 from geomaestro.learn.labels import draw_labels, labelled
@@ -71,10 +71,11 @@ class Bench:
         return {"train": self.train, "val": self.val, "test": self.test}[name]
 
     def features(self, split: str, seed: int) -> Tensor:
-        """Pooled features of a split under a pretraining seed's encoder."""
+        """Pooled features of a split under a pretraining seed's encoder; by date where the head keeps dates apart."""
 
         def make() -> Tensor:
-            return pooled_features(self.encoders[seed], self.split(split), batch=self.recipe.batch, device=self.device)
+            extract = date_features if self.recipe.head.pooling == "dates" else pooled_features
+            return extract(self.encoders[seed], self.split(split), batch=self.recipe.batch, device=self.device)
 
         return self._once(("pooled", split, seed), make)
 
@@ -91,7 +92,8 @@ class Bench:
                 f"an attentive probe on {len(dataset)} samples would keep {size / 2**30:.0f} GiB of tokens in memory; "
                 "use fewer labels, or drop `attentive probe` from evaluate.protocols"
             )
-        return head_inputs(encoder, dataset, self.task, batch=self.recipe.batch, device=self.device)
+        head = make_head(self.task, self.recipe.head, encoder.spec)
+        return head_inputs(encoder, dataset, head, self.task, batch=self.recipe.batch, device=self.device)
 
     def val_tokens(self, seed: int) -> HeadInput:
         """Frozen tokens of the validation split."""

@@ -180,10 +180,10 @@ def pretrain_all(run: Run, *, tensorboard: bool) -> tuple[list[Encoder], int]:
         folder = run.folder / "pretrain" / f"seed{number}"
         if (folder / "model" / "model.json").is_file():
             model = load_mae(folder / "model")
-            last = read_rows(folder / "metrics.jsonl")[-1]
-            run.timed(f"pretrain seed {number}", last["elapsed_s"], last["samples"] / last["elapsed_s"])
         else:
             model = pretrain_one(run, dataset, folder, run.recipe.seed + number, number, tensorboard=tensorboard)
+        last = read_rows(folder / "metrics.jsonl")[-1]
+        run.timed(f"pretrain seed {number}", last["elapsed_s"], last["samples"] / last["elapsed_s"])
         encoders.append(model.encoder.cpu())
         decoder_parameters = sum(p.numel() for p in model.parameters()) - sum(
             p.numel() for p in model.encoder.parameters()
@@ -197,15 +197,14 @@ def pretrain_one(run: Run, dataset: Dataset, folder: Path, seed: int, number: in
     assert settings is not None, "run_recipe checks it"
     model = run.new_model(seed)
     title = f"pretrain {run.recipe.name}" + (f" seed {number}" if settings.seeds > 1 else "")
-    took = pretrain(
+    steps = pretrain(
         model, dataset, settings, folder, seed=seed, device=run.device, title=title, tensorboard=tensorboard
     )
-    run.timed(f"pretrain seed {number}", took.elapsed_s, took.samples_per_s)
     origin = {
         "recipe": run.recipe.name,
         "dataset": run.spec.name,
         "seed": seed,
-        "steps": took.steps,
+        "steps": steps,
         "geomaestro": version("geomaestro"),
     }
     save_mae(folder / "model", model, origin=origin)

@@ -128,6 +128,14 @@ class Tokens:
         known = [_known(self.present[s], x).flatten(1, 2) for s, x in self.maps.items()]
         return tokens, torch.cat(known, dim=1)
 
+    def by_date(self) -> tuple[Tensor, Tensor | None]:
+        """Mean token of each map, (b s d) over all sensors, and which have a token at all, (b s) or None for all."""
+        if all(p is None for p in self.present.values()):
+            return torch.cat([x.mean(dim=2) for x in self.maps.values()], dim=1), None
+        known = {name: _known(self.present[name], x)[..., None] for name, x in self.maps.items()}
+        means = [(x * known[n]).sum(dim=2) / known[n].sum(dim=2).clamp(min=1) for n, x in self.maps.items()]
+        return torch.cat(means, dim=1), torch.cat([k[..., 0].any(dim=2) for k in known.values()], dim=1)
+
     def pooled(self) -> Tensor:
         """Mean of the sensors' mean tokens, (b d): every sensor counts alike, absent tokens not at all."""
         means, weights = [], []

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from geomaestro.config import Strict
 from geomaestro.errors import SpecError
 from geomaestro.models.encoder import Encoder, EncoderSpec, Tokens
-from geomaestro.nn.heads import PixelHead, Pooling, VectorHead, resize_maps
+from geomaestro.nn.heads import DateHead, PixelHead, Pooling, VectorHead, resize_maps
 from geomaestro.samples import Batch
 
 TaskKind = Literal["classes", "multilabel", "regression", "pixels"]
@@ -42,7 +42,7 @@ class Task(Strict):
 
 
 class HeadSpec(Strict):
-    """The head: how tokens are pooled."""
+    """The head: how tokens are pooled; "dates" keeps dates apart, for series whose dates line up."""
 
     pooling: Pooling = "attentive"
 
@@ -67,8 +67,13 @@ def make_head(task: Task, head: HeadSpec, encoder: EncoderSpec) -> nn.Module:
     Raises:
         SpecError: if the task's reference sensor is unknown to the encoder.
     """
+    if task.kind != "pixels" and head.pooling == "dates":
+        dates = sum(source.input.dates * len(source.token_bands) for source in encoder.inputs.values())
+        return DateHead(dates, encoder.dim, len(task.classes))
     if task.kind != "pixels":
         return VectorHead(head.pooling, encoder.dim, len(task.classes))
+    if head.pooling == "dates":
+        raise SpecError(f"task {task.name!r} predicts pixels: evaluate.head.pooling must be attentive or mean")
     if task.reference_sensor not in encoder.inputs:
         known = ", ".join(encoder.inputs)
         raise SpecError(f"task {task.name!r}: reference_sensor {task.reference_sensor!r} is not one of {known}")
@@ -85,8 +90,10 @@ class HeadInput:
     grid: tuple[int, int]
 
 
-def head_input(task: Task, tokens: Tokens) -> HeadInput:
+def head_input(head: nn.Module, task: Task, tokens: Tokens) -> HeadInput:
     """Select what the head of a task looks at."""
+    if isinstance(head, DateHead):
+        return HeadInput(*tokens.by_date(), grid=(0, 0))
     if task.kind != "pixels":
         return HeadInput(*tokens.flat(), grid=(0, 0))
     assert task.reference_sensor is not None, "checked by Task"
@@ -107,7 +114,7 @@ def run_head(head: nn.Module, task: Task, x: HeadInput) -> Tensor:
 
 def apply_head(head: nn.Module, task: Task, tokens: Tokens) -> Tensor:
     """Tokens -> logits."""
-    return run_head(head, task, head_input(task, tokens))
+    return run_head(head, task, head_input(head, task, tokens))
 
 
 def maps_on_grid(tokens: Tokens, grid: tuple[int, int]) -> tuple[Tensor, Tensor | None]:

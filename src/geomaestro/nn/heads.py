@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-Pooling = Literal["attentive", "mean"]
+Pooling = Literal["attentive", "mean", "dates"]
 POOL_HEADS = 8  # official code
 
 
@@ -77,6 +77,23 @@ class VectorHead(nn.Module):
     def forward(self, tokens: Tensor, present: Tensor | None) -> Tensor:
         """(b l d) -> (b outputs)."""
         out: Tensor = self.linear(self.pool(tokens, present))
+        return out
+
+
+class DateHead(nn.Module):
+    """Each sensor's mean token at each date, side by side, -> `outputs` numbers.
+
+    For series whose dates line up from sample to sample, such as months: what happens when stays apart.
+    """
+
+    def __init__(self, dates: int, dim: int, outputs: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(dates * dim, outputs)
+
+    def forward(self, tokens: Tensor, present: Tensor | None) -> Tensor:
+        """(b s d), present (b s) or None -> (b outputs); an absent date counts as zero."""
+        tokens = tokens if present is None else tokens * present[..., None]
+        out: Tensor = self.linear(tokens.flatten(1))
         return out
 
 
