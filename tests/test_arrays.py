@@ -3,6 +3,7 @@
 Axes: n sample, t date, c band, h row, w column.
 """
 
+import datetime
 import io
 import itertools
 import sys
@@ -16,8 +17,9 @@ import pytest
 
 from geomaestro.config import check
 from geomaestro.data import arrays as module
-from geomaestro.data.arrays import ArrayDataset
+from geomaestro.data.opening import open_dataset
 from geomaestro.data.reading import Visit
+from geomaestro.data.sampling import SceneDataset
 from geomaestro.data.spec import ArraySpec
 from geomaestro.errors import DataError, GeomaestroError, SpecError
 from tests.worlds import CODES, DATES, NODATA, SPLITS, series_arrays, series_values, write_h5
@@ -25,11 +27,11 @@ from tests.worlds import CODES, DATES, NODATA, SPLITS, series_arrays, series_val
 ALL = tuple(SPLITS)
 
 
-def opened(folder: Path, arrays: Mapping[str, np.ndarray] | None = None, **changes: Any) -> ArrayDataset:
+def opened(folder: Path, arrays: Mapping[str, np.ndarray] | None = None, **changes: Any) -> SceneDataset:
     """The dataset of these arrays, written as HDF5 unless `changes` name a file that is there."""
     if "file" not in changes:
         write_h5(folder / "series.h5", series_arrays() if arrays is None else arrays)
-    return ArrayDataset(check(ArraySpec, series_values(**changes), "made"), folder, ALL)
+    return open_dataset(check(ArraySpec, series_values(**changes), "made"), folder, ALL)
 
 
 def refused(folder: Path, arrays: Mapping[str, np.ndarray] | None = None, **changes: Any) -> str:
@@ -61,9 +63,11 @@ def test_axes_that_are_not_there_have_one_entry(tmp_path: Path) -> None:
     dataset = opened(tmp_path, arrays)
     sample = dataset.read(2)
     assert (sample.images["dem"] == arrays["dem"][2].reshape(1, 2, 1, 1)).all()
-    assert (sample.images["s2"] == arrays["s2"][2].reshape(DATES, 3, 1, 1)).all()
-    assert sample.images["s2"].dtype == np.uint16
-    assert np.array_equal(sample.images["s1"][..., 0, 0], arrays["s1"][2].T, equal_nan=True)
+    there = np.arange(DATES)[:, None] < arrays["length"][2]
+    assert (sample.images["s2"][..., 0, 0] == np.where(there, arrays["s2"][2], 0)).all()
+    assert sample.images["s2"].shape == (DATES, 3, 1, 1) and sample.images["s2"].dtype == np.uint16
+    assert np.array_equal(sample.images["s1"][..., 0, 0], np.where(there, arrays["s1"][2].T, 0), equal_nan=True)
+    assert arrays["length"][2] < DATES  # or the test says nothing of absent dates
 
 
 def test_nodata_nan_and_absent_dates_are_invalid_and_nothing_else(tmp_path: Path) -> None:
@@ -90,6 +94,7 @@ def test_infinite_values_are_invalid(tmp_path: Path) -> None:
 def test_dates_are_year_and_day_of_year_and_zero_where_absent(tmp_path: Path) -> None:
     arrays = series_arrays()
     arrays["month"][9] = [1, 2, 3, 12, 0, 77]
+    arrays["length"][9] = DATES
     days = opened(tmp_path, arrays).read(9).dates["s2"]
     assert days.tolist() == [[2020, 15, 0], [2020, 46, 0], [2020, 75, 0], [2020, 350, 0], [0, 0, 0], [0, 0, 0]]
 
@@ -111,7 +116,7 @@ def test_splits_places_and_names_follow_the_file(tmp_path: Path) -> None:
     arrays = series_arrays()
     write_h5(tmp_path / "series.h5", arrays)
     spec = check(ArraySpec, series_values(), "made")
-    dataset = ArrayDataset(spec, tmp_path, ("test", "val"))
+    dataset = open_dataset(spec, tmp_path, ("test", "val"))
     assert dataset.ids() == [f"field {i}" for i in range(30, 60)]
     assert dataset.read(0).place == (pytest.approx(arrays["lon"][30]), pytest.approx(arrays["lat"][30]))
     assert dataset.read(3).id == "field 33"
@@ -305,22 +310,46 @@ def test_wrong_bands_and_wrong_axes_name_sensor_and_both_sides(tmp_path: Path) -
 
 
 def test_more_dates_than_the_model_takes_name_the_sensor(tmp_path: Path) -> None:
-    with pytest.raises(GeomaestroError, match="s2") as caught:
-        opened(tmp_path, sensors={"s2": {"input": {"dates": 4}}}).read(0)
-    assert "6 dates for an input of 4" in str(caught.value)
+    assert refused(tmp_path, sensors={"s2": {"input": {"dates": 4}}}, dates=None) == (
+        f"{tmp_path / 'series.h5'}: sensor 's2' has 6 images for an input of 4 and no `dates` to choose by; say where "
+        "they are written, or set its `input.dates` to at least that"
+    )
+
+
+def test_of_more_dates_than_the_model_takes_one_per_bin_is_chosen(tmp_path: Path) -> None:
+    arrays = series_arrays()
+    arrays["length"][:] = DATES
+    dataset = opened(tmp_path, arrays, sensors={"s2": {"input": {"dates": 2}}})
+    assert dataset.draws
+    for i in range(20):
+        plain = dataset.read(i)
+        for sample in (plain, dataset.read(i, Visit(0, i, i))):
+            for chosen, day, dates in zip(
+                sample.images["s2"], sample.dates["s2"], (range(3), range(3, 6)), strict=True
+            ):
+                same = [d for d in dates if (arrays["s2"][i, d] == chosen[:, 0, 0]).all()]
+                when = [datetime.date(2020, d + 3, 15).timetuple().tm_yday for d in same]
+                assert day[1] in when, (i, chosen)
+        for bin_of, chosen in zip((slice(0, 3), slice(3, 6)), plain.images["s2"], strict=True):
+            known = (arrays["s2"][i, bin_of] != NODATA).all(axis=1)
+            if known.any():
+                x = arrays["s2"][i, bin_of][known].astype(float)
+                distance = np.abs(x - np.median(x, axis=0)).mean(axis=1)
+                assert (chosen[:, 0, 0] == x[distance.argmin()]).all()
+        assert (plain.images["s1"] == dataset.read(i, Visit(0, 0, i)).images["s1"]).all() or i == 3
 
 
 def test_a_missing_split_is_named_with_those_that_are_there(tmp_path: Path) -> None:
     write_h5(tmp_path / "series.h5", series_arrays())
     with pytest.raises(DataError, match="no sample of split pretrain; the file has test, train, val"):
-        ArrayDataset(check(ArraySpec, series_values(), "made"), tmp_path, ("pretrain", "train"))
+        open_dataset(check(ArraySpec, series_values(), "made"), tmp_path, ("pretrain", "train"))
 
 
 def test_a_reference_sensor_needs_dates(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="fields: reference_date 's2' needs `dates`; give a date instead"):
         values = series_values(reference_date="s2") | {"dates": None}
         write_h5(tmp_path / "series.h5", series_arrays())
-        ArrayDataset(check(ArraySpec, values, "made"), tmp_path, ALL)
+        open_dataset(check(ArraySpec, values, "made"), tmp_path, ALL)
 
 
 def test_a_day_that_does_not_exist_is_refused_with_its_file(tmp_path: Path) -> None:

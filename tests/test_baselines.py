@@ -11,7 +11,7 @@ import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from geomaestro.data.opening import open_dataset
-from geomaestro.data.spec import load_spec
+from geomaestro.data.specs import load_spec
 from geomaestro.learn import forest as forest_module
 from geomaestro.learn import probe as probe_module
 from geomaestro.learn.forest import fit_forest, raw_features, raw_pixels

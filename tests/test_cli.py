@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from geomaestro import __version__, cli
+from geomaestro.data.specs import builtin_specs
 from geomaestro.learn import forest
 from geomaestro.runs import read_rows
 from tests.worlds import earth_values, make_earth, make_series, recipe_values, write_recipe
@@ -135,7 +136,7 @@ def test_a_run_goes_to_runs_and_its_name_by_default(
 @pytest.mark.usefixtures("_no_report")
 def test_synth_writes_a_dataset_that_pretrain_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "earth"
-    assert run("data", "synth", out, "--train", "4", "--val", "2", "--test", "1", "--seed", "3") == 0
+    assert run("data", "synth", "treesatai_ts", out, "--train", "4", "--val", "2", "--test", "1", "--seed", "3") == 0
     assert capsys.readouterr().out == f"dataset: {out / 'dataset.yaml'}\n"
     file = write_recipe(tmp_path / "earth.yaml", earth_values(out, pretrain={"steps": 1}))
     assert run("pretrain", file, "--out", tmp_path / "run") == 0
@@ -144,12 +145,16 @@ def test_synth_writes_a_dataset_that_pretrain_reads(tmp_path: Path, capsys: pyte
 def test_list_names_the_builtin_datasets_with_their_licences(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("data", "list") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in lines] == ["treesatai_ts", "worldcereal_series"]
-    assert lines[0].endswith("[CC-BY-4.0]")
+    assert [line.split(":")[0] for line in lines] == list(builtin_specs())
+    assert lines[-2].startswith("treesatai_ts") and lines[-2].endswith("[CC-BY-4.0, 22 GB]")
 
 
 @pytest.mark.parametrize(
-    "tokens", [[], ["pretrain"], ["evaluate"], ["report"], ["convert"], ["data", "synth"], ["data", "list"], ["demo"]]
+    "tokens",
+    [
+        *([], ["pretrain"], ["evaluate"], ["report"], ["convert"], ["demo"]),
+        *(["data", "synth"], ["data", "list"], ["data", "get"]),
+    ],
 )
 def test_every_command_explains_itself(tokens: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*tokens, "--help") == 0
@@ -285,7 +290,8 @@ def test_a_folder_that_is_no_run_has_no_report(tmp_path: Path, capsys: pytest.Ca
 
 def test_a_folder_that_holds_something_gets_no_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    assert "expected a new or empty folder but it holds 'notes.txt'" in refused(capsys, "data", "synth", tmp_path)
+    said = refused(capsys, "data", "synth", "pastis_hd", tmp_path)
+    assert "expected a new or empty folder but it holds 'notes.txt'" in said
 
 
 @pytest.mark.parametrize("tokens", [["pretrian"], ["pretrain"], ["pretrain", "a.yaml", "--ouT", "x"]])

@@ -7,7 +7,9 @@ import pytest
 import yaml
 
 from geomaestro.config import check
-from geomaestro.data.spec import ArraySpec, TreeSatSpec, builtin_specs, load_spec
+from geomaestro.data.filespec import FilesSpec
+from geomaestro.data.spec import ArraySpec
+from geomaestro.data.specs import builtin_specs, load_spec
 from geomaestro.errors import SpecError
 from geomaestro.learn.recipe import LabelCount, Recipe, find_target, mae_spec, make_task
 from tests.worlds import make_recipe, recipe_values, series_values, write_series
@@ -27,7 +29,7 @@ def refused(path: str | Path, *overrides: str) -> str:
 
 def test_every_builtin_spec_is_valid_and_named_after_its_file() -> None:
     assert {name: load_spec(name).name for name in builtin_specs()} == {name: name for name in builtin_specs()}
-    assert isinstance(load_spec("treesatai_ts"), TreeSatSpec)
+    assert isinstance(load_spec("treesatai_ts"), FilesSpec)
     assert isinstance(load_spec("worldcereal_series"), ArraySpec)
 
 
@@ -48,20 +50,20 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
 
 def test_an_unknown_kind_is_named_with_the_known_ones(tmp_path: Path) -> None:
     path = written(tmp_path, series_values(kind="netcdf"))
-    assert refused(path) == f"{path}: kind 'netcdf' is not one of treesatai_ts, arrays"
+    assert refused(path) == f"{path}: kind 'netcdf' is not one of files, arrays, packed"
     del (values := series_values())["kind"]
-    assert refused(written(tmp_path, values)) == f"{path}: kind 'None' is not one of treesatai_ts, arrays"
+    assert refused(written(tmp_path, values)) == f"{path}: kind 'None' is not one of files, arrays, packed"
 
 
-def test_an_unknown_sensor_of_treesat_is_named_with_the_known_ones() -> None:
+def test_a_sensor_whose_files_are_not_said_is_refused_by_name() -> None:
     text = refused("treesatai_ts", "sensors.s3={bands: [a], gsd_m: 1, input: {size_px: 1, patch_px: 1}}")
-    assert "sensors: s3 not in such files; they hold aerial, s2, s1_asc, s1_des" in text
+    assert "sensors.s3.path: required, but not given" in text
 
 
 def test_an_unknown_name_lists_the_builtin_ones() -> None:
-    assert refused("treesat") == (
-        "no built-in dataset 'treesat' (treesatai_ts, worldcereal_series), and no path to a spec.yaml either"
-    )
+    names = ", ".join(builtin_specs())
+    assert refused("treesat") == f"no built-in dataset 'treesat' ({names}), and no path to a spec.yaml either"
+    assert "treesatai_ts" in names and "worldcereal_series" in names
 
 
 def test_a_missing_file_is_named_with_its_neighbour(tmp_path: Path) -> None:

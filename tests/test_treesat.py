@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 import rasterio
 
+from geomaestro.data.filespec import FilesSpec
+from geomaestro.data.opening import open_dataset
 from geomaestro.data.reading import Visit
-from geomaestro.data.spec import TreeSatSpec, load_spec
-from geomaestro.data.treesat import TreeSatDataset
+from geomaestro.data.sampling import SceneDataset
+from geomaestro.data.specs import load_spec
 from geomaestro.errors import DataError, GeomaestroError
 from tests.worlds import make_earth
 
@@ -41,10 +43,10 @@ def one(earth: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def opened(folder: Path, *overrides: str) -> TreeSatDataset:
+def opened(folder: Path, *overrides: str) -> SceneDataset:
     spec = load_spec(folder / "dataset.yaml", overrides)
-    assert isinstance(spec, TreeSatSpec)
-    return TreeSatDataset(spec, folder, ("train",))
+    assert isinstance(spec, FilesSpec)
+    return open_dataset(spec, folder, ("train",))
 
 
 def refused(folder: Path, *overrides: str) -> str:
@@ -111,7 +113,7 @@ def test_images_dates_and_names_of_a_sample_belong_together(one: Path) -> None:
 
 
 def test_hours_are_read_where_they_are_asked_for(one: Path) -> None:
-    hours = opened(one, "hours=true").read(0).dates["s1_asc"][:, 2]
+    hours = opened(one, "sensors.s1_asc.dates.hours=true").read(0).dates["s1_asc"][:, 2]
     assert set(hours.tolist()) <= {16, 17, 18} and (opened(one).read(0).dates["s1_asc"][:, 2] == 0).all()
 
 
@@ -232,7 +234,8 @@ def test_a_truncated_aerial_image_is_named(one: Path, keep: float) -> None:
     content = tif(one).read_bytes()
     tif(one).write_bytes(content[: int(keep * len(content))])
     text = refused(one)
-    assert text.startswith(f"{tif(one)}: unreadable GeoTIFF, probably truncated (")
+    said = "unreadable GeoTIFF, probably truncated (" if keep else "is empty (0 bytes)"
+    assert text.startswith(f"{tif(one)}: {said}")
     assert text.endswith("fetch the file again")
 
 
@@ -259,7 +262,7 @@ def test_another_kind_of_file_is_not_opened_as_an_image(one: Path) -> None:
 
 
 def test_an_image_that_is_too_small_or_has_other_bands_says_both_sizes(one: Path) -> None:
-    assert refused(one, "aerial_shift_px=5") == (
+    assert refused(one, "sensors.aerial.part=[5, 5, 300, 300]") == (
         f"{tif(one)}: is 304 x 304 pixels, but rows to 305 and columns to 305 are needed"
     )
     text = refused(
@@ -274,12 +277,24 @@ def test_an_image_that_is_too_small_or_has_other_bands_says_both_sizes(one: Path
         (lambda x: x[:, :, :5], "sensor 's1_asc' has 5 rows, its spec says 6"),
         (lambda x: x[:, :, :, :4], "sensor 's1_asc' has 4 columns, its spec says 6"),
         (lambda x: x[:, :1], "sensor 's1_asc' has 1 bands, its spec says 2"),
-        (lambda x: x[:, 0], "sen-1-asc-data has 3 axes, expected date, band, row, column"),
     ],
 )
 def test_a_series_of_another_shape_says_both_sizes(one: Path, make: Callable[[np.ndarray], Any], said: str) -> None:
     rewrite(h5(one), sen_1asc_data=make)
     assert refused(one) == f"{h5(one)}: {said}"
+
+
+def test_a_series_without_an_axis_says_what_its_axes_were_taken_for(one: Path) -> None:
+    with h5py.File(h5(one)) as file:
+        dates = len(file["sen-1-asc-data"])
+    rewrite(h5(one), sen_1asc_data=lambda x: x[:, 0])
+    assert refused(one) == (
+        f"{h5(one)}: sensor 's1_asc' has 1 images (bands, rows, columns: ({dates}, 6, 6)) but {dates} dates; "
+        "see `axes` and `dates` of the sensor"
+    )
+    assert refused(one, "sensors.s1_asc.axes=[date, band, row, col]") == (
+        f"{h5(one)}: array sen-1-asc-data has 3 axes ({dates}, 6, 6), `axes` names 4 (date, band, row, col)"
+    )
 
 
 def test_a_missing_dataset_is_named_with_those_that_are_there(one: Path) -> None:
@@ -291,7 +306,10 @@ def test_a_missing_dataset_is_named_with_those_that_are_there(one: Path) -> None
 
 def test_a_product_without_a_date_is_named(one: Path) -> None:
     rewrite(h5(one), sen_1asc_products=lambda x: ["S1A_IW"] * len(x))
-    assert refused(one) == f"{h5(one)}: no date in the product name 'S1A_IW'"
+    assert refused(one) == (
+        f"{h5(one)}: no date in 'S1A_IW' ('S1A_IW' has 2 pieces between underscores, none is number -5); "
+        "see `dates` of the sensor"
+    )
 
 
 @pytest.mark.parametrize(
@@ -301,9 +319,10 @@ def test_a_product_without_a_date_is_named(one: Path) -> None:
         {"sen_1asc_products": lambda x: [b"S1_\xff\xfe_1_2_3_4_5"] * len(x)},
         {"sen_2_masks": lambda x: x[:-1]},
         {"sen_2_masks": lambda x: x[:, :, :3]},
+        {"sen_2_masks": lambda x: x[:, :, :5, :5]},
         {"sen_2_masks": lambda x: x[:, 0]},
     ],
-    ids=["fewer products", "no text", "fewer masks", "smaller masks", "masks without an axis"],
+    ids=["fewer products", "no text", "fewer masks", "flat masks", "smaller masks", "masks without an axis"],
 )
 def test_parts_that_do_not_fit_together_are_refused_by_name(one: Path, change: dict[str, Any]) -> None:
     rewrite(h5(one), **change)
@@ -329,13 +348,17 @@ def test_a_missing_table_says_what_to_check(one: Path) -> None:
 
 def test_a_missing_column_is_named(one: Path) -> None:
     edit_table(one, "sen_name", None)
-    assert refused(one).startswith(f"{one / 'train.csv'}: lacks the column sen_name; it has aerial_name, aerial_date, ")
+    text = refused(one)
+    assert text.startswith(
+        f"{one / '{split}.csv'}: lacks the column sen_name, which 'sentinel-ts/{{sen_name}}' needs; "
+    )
+    assert "it has aerial_name, aerial_date, " in text
 
 
 def test_a_class_without_a_column_is_named(one: Path) -> None:
     name = opened(one).spec.targets["cover"].classes[2]
     edit_table(one, name, None)
-    assert f"class {name!r} is no column of the CSV; its classes are " in refused(one)
+    assert f"{one}: class {name!r} is no column of the table; its columns are aerial_name, " in refused(one)
 
 
 @pytest.mark.parametrize(
@@ -343,7 +366,7 @@ def test_a_class_without_a_column_is_named(one: Path) -> None:
     [
         ("1.2", "is outside 0 to 1"),
         ("-0.1", "is outside 0 to 1"),
-        ("nan", "is outside 0 to 1"),
+        ("nan", "is not a number"),
         ("x", "is not a number"),
         ("", "is not a number"),
     ],
@@ -352,7 +375,8 @@ def test_a_share_that_is_none_names_sample_and_class(one: Path, share: str, said
     name = opened(one).spec.targets["cover"].classes[1]
     edit_table(one, name, share)
     text = refused(one)
-    assert text.startswith(f"{one}: sample '{tif(one).name}': share ") and f"of {name} {said}" in text
+    assert text.startswith(f"{one}: sample '{tif(one).stem}': ")
+    assert (f"share {share} of {name} {said}" if "outside" in said else f"{share!r} of {name} {said}") in text
 
 
 def test_a_table_without_rows_is_refused(one: Path) -> None:
@@ -361,7 +385,7 @@ def test_a_table_without_rows_is_refused(one: Path) -> None:
     assert refused(one) == f"{one / 'train.csv'}: has no samples"
 
 
-@pytest.mark.parametrize("day", ["", "2019-07-01", "20191301"])
+@pytest.mark.parametrize("day", ["", "2019/07/01", "20191301"])
 def test_an_aerial_date_that_is_none_names_the_sample(one: Path, day: str) -> None:
     edit_table(one, "aerial_date", day)
     with pytest.raises(DataError, match=tif(one).stem):
@@ -371,5 +395,6 @@ def test_an_aerial_date_that_is_none_names_the_sample(one: Path, day: str) -> No
 def test_a_row_that_was_cut_short_is_refused(one: Path) -> None:
     header, row = (one / "train.csv").read_text().splitlines()
     (one / "train.csv").write_text(f"{header}\n{row.split(',')[0]}\n")
-    with pytest.raises(DataError, match=tif(one).stem):
-        opened(one).read(0)
+    assert refused(one) == (
+        f"{one / 'train.csv'}: line 2 has another number of columns than the first; was it cut short?"
+    )

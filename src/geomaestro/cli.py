@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from geomaestro import __version__
-from geomaestro.errors import GeomaestroError
+from geomaestro.errors import DataError, GeomaestroError
 
 app = App(name="geomaestro", version=__version__, help="Pretrain, evaluate and apply geospatial foundation models.")
 data = App(name="data", help="Make and look at datasets.")
@@ -119,33 +119,70 @@ def report(run: Path, out: Path | None = None, /) -> None:
 
 
 @data.command
-def synth(out: Path, /, *, train: int = 400, val: int = 100, test: int = 200, seed: int = 0) -> None:
-    """Generate a miniature Earth in the files of TreeSatAI-TS, of any size.
+def synth(
+    name: str,
+    out: Path,
+    /,
+    *,
+    train: int | None = None,
+    val: int | None = None,
+    test: int | None = None,
+    seed: int = 0,
+) -> None:
+    """Generate a miniature of a published dataset in its very file layout.
 
     Args:
+        name: a built-in dataset; treesatai_ts is a miniature Earth of any size, the others are for trying things out.
         out: a new folder.
-        train: samples of the training split.
-        val: samples of the validation split.
-        test: samples of the test split.
-        seed: another seed makes another Earth; a larger one begins with the smaller.
+        train: samples (tiles, images, places) of the training split; 400 of treesatai_ts, 12 of the others.
+        val: samples of the validation split; 100, or 6.
+        test: samples of the test split; 200, or 6.
+        seed: another seed makes other images; a larger miniature begins with the smaller.
     """
-    from geomaestro.data.synthetic import EarthOptions, synthesise
+    from geomaestro.data.miniature import Size, write_miniature
     from geomaestro.learn.log import bar
 
-    options = EarthOptions(train=train, val=val, test=test, seed=seed)
-    with bar("synthesise", train + val + test) as shown:
-        synthesise(out, options, report=lambda done, _: shown.update(done))
+    size = Size.usual(name, seed=seed, train=train, val=val, test=test)
+    with bar(f"synthesise {name}", size.total) as shown:
+        write_miniature(name, out, size, report=lambda done, _: shown.update(done))
     _say("dataset", out / "dataset.yaml")
+
+
+@data.command(name="get")
+def get_published(name: str, out: Path | None = None, /, *, endpoint: str | None = None) -> None:
+    """Download a published dataset from the Hugging Face hub; run it again to go on with a stopped download.
+
+    Args:
+        name: a built-in dataset, a spec.yaml, or a dataset on the hub (owner/name or owner/name@revision).
+        out: the folder to fill; data/NAME by default.
+        endpoint: another hub than HF_ENDPOINT or huggingface.co.
+    """
+    from geomaestro.data.get import get_dataset
+    from geomaestro.data.specs import load_spec
+    from geomaestro.learn.log import transfer
+
+    on_hub = name.count("/") == 1 and not name.endswith((".yaml", ".yml"))
+    wanted = (name,) if on_hub else load_spec(name).download
+    if not wanted:
+        raise DataError(
+            f"{name}: its files are not on the Hugging Face hub; see `source` in its spec, and docs/datasets.md"
+        )
+    folder = out or Path("data") / Path(name.partition("@")[0]).stem
+    for part in wanted:
+        with transfer() as report:
+            get_dataset(part, folder, endpoint=endpoint, report=report)
+    _say("dataset", folder)
 
 
 @data.command(name="list")
 def list_datasets() -> None:
     """List the built-in datasets."""
-    from geomaestro.data.spec import builtin_specs, load_spec
+    from geomaestro.data.specs import builtin_specs, load_spec
 
     for name in builtin_specs():
         spec = load_spec(name)
-        print(f"{name}: {spec.about} [{spec.licence}]")
+        size = f", {spec.size_gb:g} GB" if spec.size_gb else ""
+        print(f"{name}: {spec.about} [{spec.licence}{size}]")
 
 
 def _say(what: str, path: Path) -> None:
@@ -170,12 +207,13 @@ def main(tokens: list[str] | None = None) -> None:
     except Interrupted as stopped:
         _fail(f"{stopped}; go on with: {_resume_command()}", 130)
     except KeyboardInterrupt:
-        _fail("stopped at once; the last saved state can be resumed with --resume", 130)
+        _fail(f"stopped at once; go on from the last saved state with: {_resume_command()}", 130)
 
 
 def _resume_command() -> str:
     command = _command()
-    return command if "--resume" in sys.argv or sys.argv[1:2] == ["demo"] else f"{command} --resume"
+    goes_on = "--resume" in sys.argv or sys.argv[1:2] in (["demo"], ["data"])
+    return command if goes_on else f"{command} --resume"
 
 
 def _fail(message: str, code: int) -> Any:

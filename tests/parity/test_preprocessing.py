@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from geomaestro.data.dates import choose_dates
+from geomaestro.data.dates import nearest_dates
 from geomaestro.data.opening import open_dataset
-from geomaestro.data.spec import load_spec
-from geomaestro.data.treesat import SERIES, TreeSatDataset
+from geomaestro.data.sampling import SceneDataset
+from geomaestro.data.specs import load_spec
 from geomaestro.nn.pixels import scale_pixels
 from tests.parity.cases import folder
+
+SERIES = {"s2": "sen-2", "s1_asc": "sen-1-asc", "s1_des": "sen-1-des"}
 
 
 def stored_samples() -> list[str]:
@@ -31,13 +33,13 @@ def stored(request: pytest.FixtureRequest, golden_dir: Path) -> dict[str, Any]:
         return {**about, "arrays": {k: file[k] for k in file.files}}
 
 
-def open_all(data_dir: Path) -> TreeSatDataset:
+def open_all(data_dir: Path) -> SceneDataset:
     dataset = open_dataset(load_spec("treesatai_ts"), data_dir / "treesatai_ts", ("train", "val", "test"))
-    assert isinstance(dataset, TreeSatDataset)
+    assert isinstance(dataset, SceneDataset)
     return dataset
 
 
-def row_of(about: dict[str, Any], dataset: TreeSatDataset) -> int:
+def row_of(about: dict[str, Any], dataset: SceneDataset) -> int:
     """The row is found by name: the stored number counts rows of the official test files."""
     return dataset.ids().index(about["aerial_name"].removesuffix(".tif"))
 
@@ -55,7 +57,7 @@ def test_dates_and_values_equal_the_stored_ones(
 ) -> None:
     dataset = open_all(data_dir)
     starts = [official_starts(stored)[name] for name in SERIES]
-    monkeypatch.setattr("geomaestro.data.treesat.random_start", lambda *_: starts.pop(0))
+    monkeypatch.setattr("geomaestro.data.sampling.random_start", lambda *_: starts.pop(0))
     sample = dataset.read(row_of(stored, dataset))
     for name, entry in dataset.spec.sensors.items():
         if name not in stored["arrays"]:
@@ -87,6 +89,6 @@ def test_chosen_position_in_each_bin_equals_the_stored_one(stored: dict[str, Any
             expected = stored["chosen_index_in_bin"][name]
             images = file[f"{prefix}-data"][:]
             cloudy = (file["sen-2-masks"][:] > 0).any(axis=1) if name == "s2" else None
-            index = choose_dates(images, len(expected), cloudy=cloudy, start=starts[name])
+            index = nearest_dates(images, len(expected), cloudy=cloudy, start=starts[name])
             per_bin = len(images) // len(expected)
             assert ((index - starts[name]) % per_bin).tolist() == expected, name

@@ -4,22 +4,24 @@ Axes: n sample, t date, c band, h row, w column.
 """
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from geomaestro.data.reading import Visit, decoded, fixed_dates, flip, label_error, measured
+from geomaestro.data.reading import decoded, label_error
+from geomaestro.data.scenes import MemoryRaster, MemorySeries, Scene, state_of, unknown_pixels
 from geomaestro.data.spec import ArrayEntry, ArraySpec, ArrayTarget
+from geomaestro.data.stored import to_tchw
 from geomaestro.data.stores import read_arrays
 from geomaestro.errors import DataError, SpecError
-from geomaestro.samples import Sample
 
 MAX_BYTES = 8 << 30  # assumed; arrays are held in memory, and a hostile header must not fill it
 
 
-class ArrayDataset:
-    """A split of an `arrays` dataset, held in memory."""
+class ArrayScenes:
+    """The rows of a split of an `arrays` dataset, held in memory."""
 
     def __init__(self, spec: ArraySpec, root: Path, splits: tuple[str, ...]) -> None:
         self.spec = spec
@@ -31,7 +33,10 @@ class ArrayDataset:
         self._ids = (decoded(self.path, self._columns[spec.id]) if spec.id else rows.astype(str)).tolist()
         self._days = self._dates()
         self._labels = {name: self._label(name, target) for name, target in spec.targets.items()}
-        self.draws = any(entry.input.size_px != (1, 1) for entry in spec.sensors.values())
+        self.draws_dates = any(
+            "date" in entry.axes and arrays[entry.array].shape[1 + entry.axes.index("date")] > entry.input.dates
+            for entry in spec.sensors.values()
+        )
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -40,40 +45,35 @@ class ArrayDataset:
         """Names of the samples, in order."""
         return list(self._ids)
 
+    def places(self) -> list[tuple[float, float] | None]:
+        """Longitude and latitude of the samples."""
+        return [self._place(index) for index in range(len(self))]
+
     def labels(self, target: str) -> np.ndarray:
         """Labels of all samples, in order."""
         return self._labels[target]
 
-    def read(self, index: int, visit: Visit | None = None) -> Sample[np.ndarray]:
-        """One sample; a series has no crop or flip to draw, so `visit` changes images of several pixels only."""
-        images, dates, present, valid = {}, {}, {}, {}
-        for name, entry in self.spec.sensors.items():
-            x = _as_images(self._columns[entry.array][index], entry)
-            steps = entry.input.dates if "date" in entry.axes else 1
-            exists = self._exists(index, len(x))
-            days = self._days[index, : len(x)] if self._days is not None and len(x) > 1 else None
-            images[name], present[name] = fixed_dates(x, steps), fixed_dates(exists, steps)
-            dates[name] = fixed_dates(self._reference(index)[None] if days is None else days, steps)
-            valid[name] = measured(images[name], entry.nodata) & present[name][:, None, None]
-        sample = Sample(
+    @contextmanager
+    def scene(self, index: int) -> Iterator[Scene]:
+        """One row of the arrays."""
+        maps = [name for name, target in self.spec.targets.items() if target.kind == "pixels"]
+        yield Scene(
             id=self._ids[index],
-            images=images,
-            dates=dates,
-            present=present,
-            valid=valid,
+            series={name: self._series(index, entry) for name, entry in self.spec.sensors.items()},
             reference_date=self._reference(index),
-            labels={name: labels[index] for name, labels in self._labels.items()},
+            labels={name: labels[index] for name, labels in self._labels.items() if name not in maps},
+            maps={name: MemoryRaster(self._labels[name][index]) for name in maps},
             place=self._place(index),
         )
-        if visit is None or not self.draws:
-            return sample
-        pixels = [name for name, target in self.spec.targets.items() if target.kind == "pixels"]
-        return flip(sample, visit.rng(), pixels)
 
-    def _exists(self, index: int, count: int) -> np.ndarray:
-        if count == 1 or self.spec.length is None:
-            return np.ones(count, bool)
-        return np.arange(count) < int(self._columns[self.spec.length][index])
+    def _series(self, index: int, entry: ArrayEntry) -> MemorySeries:
+        x = to_tchw(self._columns[entry.array][index], entry.axes)
+        if self.spec.length is not None and "date" in entry.axes:
+            x = x[: int(self._columns[self.spec.length][index])]
+        days = None if self._days is None or "date" not in entry.axes else self._days[index, : len(x)]
+        if days is None:
+            days = np.repeat(self._reference(index)[None], len(x), axis=0)
+        return MemorySeries(x, days, state_of(unknown_pixels(x, entry.nodata), None), str(self.path))
 
     def _reference(self, index: int) -> np.ndarray:
         if not isinstance(self.spec.reference_date, str):
@@ -102,10 +102,10 @@ class ArrayDataset:
             bands, dates = sizes.get("band", 1), sizes.get("date", 1)
             if bands != len(entry.bands):
                 raise SpecError(f"{self.path}: sensor {name!r} lists {len(entry.bands)} bands, the file has {bands}")
-            if dates > entry.input.dates:
+            if dates > 1 and self.spec.dates is None and dates > entry.input.dates:
                 raise SpecError(
-                    f"{self.path}: sensor {name!r} has {dates} dates for an input of {entry.input.dates}; "
-                    "set its `input.dates` to at least that"
+                    f"{self.path}: sensor {name!r} has {dates} images for an input of {entry.input.dates} and no "
+                    "`dates` to choose by; say where they are written, or set its `input.dates` to at least that"
                 )
 
     def _rows(self, arrays: Mapping[str, np.ndarray], splits: tuple[str, ...]) -> np.ndarray:
@@ -186,13 +186,3 @@ def _wanted(spec: ArraySpec) -> list[str]:
     extra = [spec.id, spec.length, spec.split, *(spec.place or ())]
     entries = [entry.array for entry in spec.sensors.values()]
     return list(dict.fromkeys([*entries, *dates, *(t.array for t in spec.targets.values()), *(x for x in extra if x)]))
-
-
-def _as_images(values: np.ndarray, entry: ArrayEntry) -> np.ndarray:
-    """One sample in its own axes -> (t c h w)."""
-    order = [entry.axes.index(axis) for axis in ("date", "band", "row", "col") if axis in entry.axes]
-    x = values.transpose(order)
-    for position, axis in enumerate(("date", "band", "row", "col")):
-        if axis not in entry.axes:
-            x = np.expand_dims(x, position)
-    return x

@@ -4,79 +4,123 @@ Axes: t date, d chosen date, c band, h row, w column.
 Source: paper, section 3.1; the rules and their order as in the official code.
 """
 
-import datetime
-import re
-
 import numpy as np
 
-_PRODUCT_DATE = re.compile(r"(\d{8})(?:T(\d{2}))?")
 
+def draw_dates(
+    count: int,
+    bins: int,
+    rng: np.random.Generator,
+    *,
+    unknown: np.ndarray | None = None,
+    cloudy: np.ndarray | None = None,
+    start: int = 0,
+) -> np.ndarray:
+    """Indices (d) of one date per bin, drawn evenly among the usable dates of each bin; see `share_unseen`.
 
-def date_triple(text: str, *, hours: bool = False) -> tuple[int, int, int]:
-    """'20190701' or '20190701T103021' -> (year, day of year, hour); day 00 counts as 01.
-
-    Raises:
-        ValueError: if the text does not begin with a date.
+    `bins` times floor(count / bins) consecutive dates from `start` are cut into bins; count > bins. In a bin without a
+    usable date, the one with the fewest unseen pixels is taken.
     """
-    found = _PRODUCT_DATE.match(text)
-    if not found:
-        raise ValueError(f"{text!r} does not begin with a date YYYYMMDD")
-    digits = found.group(1)
-    day = datetime.date(int(digits[:4]), int(digits[4:6]), max(1, int(digits[6:8])))
-    return day.year, day.timetuple().tm_yday, int(found.group(2) or 0) if hours else 0
+    per_bin = _per_bin(count, bins, start)
+    return draw_among(share_unseen(bins, per_bin, start, unknown, cloudy), rng, start)
 
 
-def choose_dates(
+def draw_among(unseen: np.ndarray, rng: np.random.Generator, start: int = 0) -> np.ndarray:
+    """As `draw_dates`, from the share of unseen pixels (bins dates) of each date."""
+    return _best(rng.random(unseen.shape), unseen, start)
+
+
+def nearest_dates(
     images: np.ndarray,
     bins: int,
     *,
+    unknown: np.ndarray | None = None,
     cloudy: np.ndarray | None = None,
     start: int = 0,
-    rng: np.random.Generator | None = None,
 ) -> np.ndarray:
-    """Indices (d) of one date per bin of `images` (t c h w); all dates, in order, where t <= bins.
-
-    `bins` times floor(t / bins) consecutive dates from `start` are cut into bins. With `rng` a date is drawn evenly
-    among the usable ones of its bin; without, it is the one nearest (mean absolute difference) to the bin's per-pixel
-    median. A date is not usable if any of its pixels is NaN, or is `cloudy` (t h w) while another date of the bin has
-    no cloud. In a bin without a usable date, the one with the fewest unknown pixels (NaN or cloud) is taken.
+    """As `draw_dates`, but the usable date of `images` (t c h w) nearest (mean absolute difference) to the per-pixel
+    median of its bin; NaN counts as unknown.
     """
-    count = len(images)
-    if count <= bins:
-        return np.arange(count)
-    per_bin = count // bins
-    if not 0 <= start <= count - bins * per_bin:
-        raise ValueError(f"start {start} leaves too few of {count} dates for {bins} bins of {per_bin}")
+    per_bin = _per_bin(len(images), bins, start)
+    if images.dtype.kind == "f":
+        nan = np.isnan(images).any(axis=1)
+        unknown = nan if unknown is None else unknown | nan
     used = slice(start, start + bins * per_bin)
     x = images[used].reshape(bins, per_bin, *images.shape[1:])
-    unknown = np.isnan(x) if np.issubdtype(x.dtype, np.floating) else np.zeros((bins, per_bin, 1, 1, 1), bool)
+    hidden, never = _unseen(bins, per_bin, start, unknown, cloudy)
+    if never is not None and never.any():
+        x = np.where(never[:, :, None], np.nan, x)
+    unseen = _share(hidden, bins, per_bin)
+    return _best(_distance_to_median(x, hidden, unseen == 0), unseen, start)
+
+
+def share_unseen(
+    bins: int, per_bin: int, start: int, unknown: np.ndarray | None, cloudy: np.ndarray | None
+) -> np.ndarray:
+    """(bins dates): share of pixels that show no ground: `unknown` (t h w) ones, and `cloudy` (t h w) ones unless
+    every date of the bin has some. A date is usable where it is 0. Source: official code.
+
+    Pixels that no date of the bin shows, such as padding, do not count; the official code fails there.
+    """
+    return _share(_unseen(bins, per_bin, start, unknown, cloudy)[0], bins, per_bin)
+
+
+def _share(unseen: np.ndarray | None, bins: int, per_bin: int) -> np.ndarray:
+    return np.zeros((bins, per_bin)) if unseen is None else np.asarray(unseen.mean(axis=(2, 3)))
+
+
+def _per_bin(count: int, bins: int, start: int) -> int:
+    per_bin = count // bins
+    if per_bin < 1 or not 0 <= start <= count - bins * per_bin:
+        raise ValueError(f"start {start} leaves too few of {count} dates for {bins} bins of {per_bin}")
+    return per_bin
+
+
+def _best(distance: np.ndarray, unseen: np.ndarray, start: int) -> np.ndarray:
+    bins, per_bin = distance.shape
+    distance = np.where(unseen == 0, distance, 1e30 * (1 + unseen))
+    return np.asarray(start + np.arange(bins) * per_bin + distance.argmin(axis=1))
+
+
+def _unseen(
+    bins: int, per_bin: int, start: int, unknown: np.ndarray | None, cloudy: np.ndarray | None
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """(bins dates h w) unseen in a date but seen in another of its bin, and (bins 1 h w) seen in none; None if all is
+    seen.
+    """
+    used = slice(start, start + bins * per_bin)
+    parts = []
+    if unknown is not None:
+        parts.append(unknown[used].reshape(bins, per_bin, *unknown.shape[1:]))
     if cloudy is not None:
-        unknown = unknown | _clouds_that_matter(cloudy[used].reshape(bins, per_bin, 1, *cloudy.shape[1:]))
-    share: np.ndarray = unknown.mean(axis=(2, 3, 4))
-    usable = share == 0
-    distance = _distance_to_median(x, unknown, usable) if rng is None else rng.random((bins, per_bin))
-    distance = np.where(usable, distance, 1e30 * (1 + share))
-    return start + np.arange(bins) * per_bin + distance.argmin(axis=1)
+        x = cloudy[used].reshape(bins, per_bin, *cloudy.shape[1:])
+        hopeless = np.asarray(np.asarray(x.any(axis=(2, 3))).all(axis=1))
+        parts.append(x & ~hopeless[:, None, None, None])
+    if not parts:
+        return None, None
+    unseen = np.logical_or.reduce(parts)
+    never = np.asarray(unseen.all(axis=1, keepdims=True))
+    return unseen & ~never, never
 
 
-def _clouds_that_matter(cloudy: np.ndarray) -> np.ndarray:
-    """(bins dates 1 h w): clouds, but none in bins where every date has some."""
-    some = np.asarray(cloudy.any(axis=(3, 4), keepdims=True))
-    hopeless = some.all(axis=1, keepdims=True)
-    return cloudy & ~hopeless
-
-
-def _distance_to_median(x: np.ndarray, unknown: np.ndarray, usable: np.ndarray) -> np.ndarray:
-    """Mean absolute difference (bins dates) to the median over the known pixels of each bin."""
-    if unknown.any():
+def _distance_to_median(x: np.ndarray, unseen: np.ndarray | None, usable: np.ndarray) -> np.ndarray:
+    """Mean absolute difference (bins dates) of x (bins dates c h w) to the median over the seen pixels of each bin."""
+    if unseen is not None and unseen.any():
         import warnings
 
+        finite = np.isfinite(x).all(axis=2) if x.dtype.kind == "f" else True  # official code: NaN stays band by band
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # a pixel that is unknown in all dates has no median
-            median = np.nanmedian(np.where(unknown, np.nan, x), axis=1, keepdims=True)
+            warnings.simplefilter("ignore", RuntimeWarning)  # a pixel that is unseen in all dates has no median
+            median = np.nanmedian(np.where((unseen & finite)[:, :, None], np.nan, x), axis=1, keepdims=True)
     else:
         median = np.median(x, axis=1, keepdims=True)
-    distance = np.abs(x - median).mean(axis=(2, 3, 4))
+    difference = np.abs(x - median)
+    distance = difference.mean(axis=(2, 3, 4)).astype(np.float64)  # rounded as stored first (official code)
+    rest = usable & np.isnan(distance)
+    if rest.any():  # pixels that no date of a bin shows
+        known = np.isfinite(difference[rest])
+        total = np.where(known, difference[rest], 0).sum(axis=(1, 2, 3))
+        distance[rest] = total / np.maximum(known.sum(axis=(1, 2, 3)), 1)
     return np.where(usable & np.isfinite(distance), distance, 1e29)
 
 

@@ -4,7 +4,7 @@ Axes: b sample.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from geomaestro.data.quarantine import BadSample, Quarantine
 from geomaestro.data.reading import Dataset, Kept, Visit
-from geomaestro.errors import DataError, GeomaestroError
+from geomaestro.errors import DataError, GeomaestroError, SpecError
 from geomaestro.samples import Batch, Sample, collate, take, to_torch
 
 MEMORY_LIMIT_BYTES = 2 << 30  # assumed; what is kept of one split in evaluation, or where nothing is drawn
@@ -79,31 +80,51 @@ def _sample_bytes(sample: Sample[np.ndarray]) -> int:
 
 
 class _Steps:
-    """Positions of the visits of each step from `start` to `stop`, listed when the step comes."""
+    """Positions of the visits of each step from `start` to `stop`, listed when the step comes; of one rank's share."""
 
-    def __init__(self, batch: int, start: int, stop: int) -> None:
-        self.batch, self.steps = batch, range(start, stop)
+    def __init__(self, batch: int, start: int, stop: int, rank: tuple[int, int]) -> None:
+        self.batch, self.steps, self.rank = batch, range(start, stop), rank
 
     def __len__(self) -> int:
         return len(self.steps)
 
     def __iter__(self) -> Iterator[list[int]]:
         for step in self.steps:
-            yield list(range(step * self.batch, (step + 1) * self.batch))
+            yield list(visits_of(step, self.batch, self.rank))
 
 
-class _Visits(TorchDataset[tuple[Sample[np.ndarray], int] | GeomaestroError]):
-    """Item k is visit number k of an endless stream of epochs. A reader's error travels as a value."""
+_Item = tuple[Sample[np.ndarray], int] | GeomaestroError | BadSample
 
-    def __init__(self, dataset: Dataset, seed: int) -> None:
-        self.dataset, self.seed = dataset, seed
 
-    def __getitem__(self, position: int) -> tuple[Sample[np.ndarray], int] | GeomaestroError:
+class _Visits(TorchDataset[_Item]):
+    """Item k is visit number k of an endless stream of epochs. A reader's error travels as a value; data that cannot be
+    read is a `BadSample` where that is tolerated.
+    """
+
+    def __init__(self, dataset: Dataset, seed: int, *, tolerant: bool) -> None:
+        self.dataset, self.seed, self.tolerant = dataset, seed, tolerant
+
+    def __getitem__(self, position: int) -> "_Item":
         visit = visit_at(position, self.seed, len(self.dataset))
         try:
             return self.dataset.read(visit.index, visit), visit.key()
+        except DataError as error:
+            return BadSample(self.dataset.ids()[visit.index], str(error)) if self.tolerant else error
         except GeomaestroError as error:
             return error
+
+
+def visits_of(step: int, batch: int, rank: tuple[int, int] = (0, 1)) -> range:
+    """Positions of a step's visits that rank (number, count) takes: together the ranks take what one would alone.
+
+    Raises:
+        SpecError: if the batch, which is that of all ranks, cannot be shared evenly.
+    """
+    number, count = rank
+    if batch % count:
+        raise SpecError(f"a batch of {batch} cannot be shared by {count} ranks; choose a multiple")
+    share = batch // count
+    return range(step * batch + number * share, step * batch + (number + 1) * share)
 
 
 def visit_at(position: int, seed: int, count: int) -> Visit:
@@ -112,28 +133,53 @@ def visit_at(position: int, seed: int, count: int) -> Visit:
     return Visit(seed, epoch, int(order(seed, epoch, count)[rank]))
 
 
-def _stack(items: list[tuple[Sample[np.ndarray], int] | GeomaestroError]) -> Batch[Tensor] | GeomaestroError:
+@dataclass(frozen=True, slots=True)
+class _Stack:
+    """The readable samples of a step in one batch (None if there is none), and the others."""
+
+    batch: Batch[Tensor] | None
+    bad: tuple[BadSample, ...]
+
+
+def _stack(items: list[_Item]) -> _Stack | GeomaestroError:
+    good, bad = [], []
     for item in items:
         if isinstance(item, GeomaestroError):
             return item
-    good = [item for item in items if not isinstance(item, GeomaestroError)]
-    return to_torch(collate([sample for sample, _ in good], [key for _, key in good]))
+        if isinstance(item, BadSample):
+            bad.append(item)
+        else:
+            good.append(item)
+    if not good:
+        return _Stack(None, tuple(bad))
+    return _Stack(to_torch(collate([sample for sample, _ in good], [key for _, key in good])), tuple(bad))
 
 
 def training_batches(
-    dataset: Dataset, *, batch: int, seed: int, start: int, steps: int, workers: int = 0
+    dataset: Dataset,
+    *,
+    batch: int,
+    seed: int,
+    start: int,
+    steps: int,
+    workers: int = 0,
+    rank: tuple[int, int] = (0, 1),
+    quarantine: Quarantine | None = None,
 ) -> Iterator[Batch[Tensor]]:
     """Batches of steps `start` to `steps`; step s holds visits s * batch to (s + 1) * batch, across epochs.
 
+    `rank` (number, count) takes its share of each step. With a `quarantine`, a step goes without the samples that cannot
+    be read, and they are listed there.
+
     Raises:
-        DataError: if a sample can't be read.
+        DataError: if a sample can't be read, or too many of them; or if a step has no readable sample.
     """
     if not dataset.draws and (held := _held(dataset)) is not None:
-        yield from _from_memory(held, batch, seed, start, steps)
+        yield from _from_memory(held, batch, seed, range(start, steps), rank)
         return
     loader = DataLoader(
-        _Visits(dataset, seed),
-        batch_sampler=_Steps(batch, start, steps),
+        _Visits(dataset, seed, tolerant=quarantine is not None),
+        batch_sampler=_Steps(batch, start, steps, rank),
         num_workers=workers,
         collate_fn=_stack,
         prefetch_factor=4 if workers else None,
@@ -142,12 +188,18 @@ def training_batches(
     for item in loader:
         if isinstance(item, GeomaestroError):
             raise item
-        yield item
+        if quarantine is not None:
+            quarantine.add(item.bad)
+        if item.batch is None:
+            raise DataError(f"none of the {batch} samples of a step can be read; the first: {item.bad[0].reason}")
+        yield item.batch
 
 
-def _from_memory(held: Batch[Tensor], batch: int, seed: int, start: int, steps: int) -> Iterator[Batch[Tensor]]:
-    for step in range(start, steps):
-        visits = [visit_at(p, seed, len(held)) for p in range(step * batch, (step + 1) * batch)]
+def _from_memory(
+    held: Batch[Tensor], batch: int, seed: int, steps: range, rank: tuple[int, int]
+) -> Iterator[Batch[Tensor]]:
+    for step in steps:
+        visits = [visit_at(p, seed, len(held)) for p in visits_of(step, batch, rank)]
         index = torch.tensor([v.index for v in visits])
         yield replace(take(held, index), keys=torch.tensor([v.key() for v in visits]))
 
@@ -163,7 +215,7 @@ def read_all(dataset: Dataset) -> Batch[Tensor]:
     return to_torch(collate([dataset.read(i) for i in range(len(dataset))]))
 
 
-class _Plain(TorchDataset[tuple[Sample[np.ndarray], int] | GeomaestroError]):
+class _Plain(TorchDataset[_Item]):
     """Samples in order, as in evaluation."""
 
     def __init__(self, dataset: Dataset) -> None:
@@ -172,7 +224,7 @@ class _Plain(TorchDataset[tuple[Sample[np.ndarray], int] | GeomaestroError]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> tuple[Sample[np.ndarray], int] | GeomaestroError:
+    def __getitem__(self, index: int) -> _Item:
         try:
             return self.dataset.read(index), 0
         except GeomaestroError as error:
@@ -189,7 +241,7 @@ def evaluation_batches(dataset: Dataset, *, batch: int, workers: int = 0) -> Ite
     for item in loader:
         if isinstance(item, GeomaestroError):
             raise item
-        yield item
+        yield item.batch
 
 
 def check_readable(dataset: Dataset) -> None:

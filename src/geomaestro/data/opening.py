@@ -2,20 +2,35 @@
 
 from pathlib import Path
 
-from geomaestro.data.arrays import ArrayDataset
-from geomaestro.data.reading import Dataset
-from geomaestro.data.spec import ArraySpec, DatasetSpec
-from geomaestro.data.treesat import TreeSatDataset
+from geomaestro.data.arrays import ArrayScenes
+from geomaestro.data.files import FileScenes
+from geomaestro.data.filespec import FilesSpec
+from geomaestro.data.sampling import SceneDataset
+from geomaestro.data.scenes import Scenes
+from geomaestro.data.spec import ArraySpec
+from geomaestro.data.specs import DatasetSpec
 from geomaestro.errors import DataError
 
 
-def open_dataset(spec: DatasetSpec, root: Path, splits: tuple[str, ...]) -> Dataset:
-    """The samples of some splits, in a fixed order.
+def open_scenes(spec: DatasetSpec, root: Path, splits: tuple[str, ...]) -> Scenes:
+    """The scenes of some splits, in a fixed order.
 
     Raises:
         DataError: if files or splits are missing, or there is no sample.
     """
-    dataset = ArrayDataset(spec, root, splits) if isinstance(spec, ArraySpec) else TreeSatDataset(spec, root, splits)
-    if len(dataset) == 0:
+    if isinstance(spec, FilesSpec):
+        scenes: Scenes = FileScenes(spec, root, splits)
+    elif isinstance(spec, ArraySpec):
+        scenes = ArrayScenes(spec, root, splits)
+    else:
+        from geomaestro.data.shards import PackedScenes
+
+        scenes = PackedScenes(spec, root, splits)
+    if len(scenes) == 0:
         raise DataError(f"{root}: no samples in split {', '.join(splits)}")
-    return dataset
+    return scenes
+
+
+def open_dataset(spec: DatasetSpec, root: Path, splits: tuple[str, ...]) -> SceneDataset:
+    """The samples of some splits, in a fixed order."""
+    return SceneDataset(open_scenes(spec, root, splits), spec)

@@ -5,7 +5,7 @@ Axes: t date, c band, h row, w column.
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -74,36 +74,12 @@ class Dataset(Protocol):
         ...
 
 
-def flip(sample: Sample[np.ndarray], rng: np.random.Generator, pixel_labels: Sequence[str]) -> Sample[np.ndarray]:
-    """Flip rows, flip columns, swap them, each with probability 1/2 and all sensors together.
-
-    Rows and columns are swapped only where all images are square. Source: official code.
-    """
-    up, left, swap = rng.random(3) < 0.5
-    square = all(x.shape[-1] == x.shape[-2] for x in sample.images.values())
-
-    def turn(x: np.ndarray) -> np.ndarray:
-        x = x[..., ::-1, :] if up else x
-        x = x[..., ::-1] if left else x
-        return np.ascontiguousarray(x.swapaxes(-1, -2) if swap and square else x)
-
-    labels = {k: turn(v) if k in pixel_labels else v for k, v in sample.labels.items()}
-    images = {k: turn(v) for k, v in sample.images.items()}
-    return replace(sample, images=images, valid={k: turn(v) for k, v in sample.valid.items()}, labels=labels)
-
-
 def fixed_dates(values: np.ndarray, dates: int) -> np.ndarray:
     """Pad the first axis with zeros (absent dates) to a fixed number of dates; readers never hand over more."""
     assert len(values) <= dates, f"{len(values)} dates for an input of {dates}"
+    if len(values) == dates:
+        return values
     return np.concatenate([values, np.zeros((dates - len(values), *values.shape[1:]), values.dtype)])
-
-
-def measured(images: np.ndarray, nodata: float | None) -> np.ndarray:
-    """(t h w): True where no band is NaN or nodata."""
-    known = np.isfinite(images) if images.dtype.kind == "f" else np.ones(images.shape, bool)
-    if nodata is not None:
-        known &= images != nodata
-    return np.asarray(known.all(axis=1))
 
 
 @contextmanager
@@ -144,7 +120,7 @@ def decoded(path: Path, values: np.ndarray) -> np.ndarray:
         if values.dtype.kind == "S":
             return np.char.decode(values, "utf-8")
         if values.dtype.kind == "O":
-            return np.asarray([x.decode("utf-8") if isinstance(x, bytes) else str(x) for x in values], str)
+            return np.asarray([x.decode("utf-8") if isinstance(x, bytes) else str(x) for x in values.tolist()], object)
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: holds text that is not UTF-8 ({error})") from None
     return values.astype(str)
@@ -158,7 +134,7 @@ def label_error(path: Path, target: str, sample: str, value: object, classes: Se
     )
 
 
-def check_sizes(name: str, path: Path, shape: Sequence[int], wanted: Mapping[str, int]) -> None:
+def check_sizes(name: str, path: Path | str, shape: Sequence[int], wanted: Mapping[str, int]) -> None:
     """Compare the sizes a spec promises with those of a file.
 
     Raises:

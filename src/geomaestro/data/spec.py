@@ -1,25 +1,35 @@
-"""Dataset specs: a YAML that says where the samples are. Built-in datasets use the format that users write."""
+"""Dataset specs: a YAML that says where the samples are. Built-in datasets use the format that users write.
 
-from collections.abc import Mapping, Sequence
-from functools import cache
-from importlib import resources
-from pathlib import Path
-from typing import Any, Literal
+What every spec has, and the kinds `arrays` and `packed`; `files` is in `filespec.py`.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from geomaestro.config import Strict, apply_overrides, check, merge, read_yaml
-from geomaestro.errors import SpecError
+from geomaestro.config import Strict
+from geomaestro.data.get import Download
 from geomaestro.sensors import Input, ModelInput, Sensor
 
-TREESAT_SENSORS = ("aerial", "s2", "s1_asc", "s1_des")
 Axis = Literal["date", "band", "row", "col"]
 
 
 class SensorEntry(Sensor):
-    """A sensor of a dataset, with the model input that suits it."""
+    """A sensor of a dataset, with the model input that suits it.
+
+    `to_px` is (height, width) of a whole stored image; left out, a sample's images are `input.size_px`.
+    """
 
     input: Input
+    to_px: tuple[int, int] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _square_image(cls, values: object) -> object:
+        if isinstance(values, dict) and isinstance(values.get("to_px"), int):
+            return {**values, "to_px": (values["to_px"],) * 2}
+        return values
 
     def sensor(self) -> Sensor:
         """What the sensor measures, without how it is stored."""
@@ -41,9 +51,41 @@ class Target(Strict):
     classes: tuple[str, ...] = Field(min_length=1)
     ignore: int = -1
     threshold: float | None = None
+    present_in: str | None = None
+    """A target of kind pixels: this one is the multilabel of the classes that a sample of it shows."""
     reference_sensor: str | None = None
     label_px: int | None = None
     """Label pixels to a side of one patch of `reference_sensor`, for pixels."""
+
+
+class Crop(Strict):
+    """Samples that are parts of a stored tile: `size_m` of its `tile_m` metres to a side.
+
+    A tile counts as `cover` x `cover` samples: in training each is a crop at a drawn place, in evaluation they are a
+    fixed grid that covers the tile. Source: official code.
+    """
+
+    size_m: float = Field(gt=0)
+    tile_m: float = Field(gt=0)
+    cover: int = Field(ge=1)
+
+    def start_of(self, part: int, units: int, size: int, *, column: bool = False) -> int:
+        """First of `size` units of crop number `part` of the cover, in a tile of `units`, along one axis.
+
+        The last crops move in where the cover would leave the tile.
+        """
+        step = part % self.cover if column else part // self.cover
+        return min(step * units // self.cover, units - size)
+
+    def name_of(self, tile: str, part: int) -> str:
+        """Name of a crop."""
+        return f"{tile}/{part // self.cover}-{part % self.cover}"
+
+    @model_validator(mode="after")
+    def _within(self) -> Self:
+        if self.size_m > self.tile_m:
+            raise ValueError(f"size_m {self.size_m:g} is more than the tile's {self.tile_m:g}")
+        return self
 
 
 class Common(Strict):
@@ -57,28 +99,48 @@ class Common(Strict):
     about: str = ""
     source: str = ""
     licence: str = ""
+    size_gb: float | None = None
+    generated: bool = False
+    """Pixels were made by a program: whether they look like those of a satellite is not asked."""
+    download: tuple[Download, ...] = ()
     reference_date: str | tuple[int, int, int]
     position_grid: int | None = None
     directory: str = "."
+    crop: Crop | None = None
+    sensors: Mapping[str, SensorEntry]
+    targets: Mapping[str, Target] = Field(default_factory=dict)
+    left_out: Mapping[str, SensorEntry] = Field(default_factory=dict)
+    """Sensors that are not read, but may tell the reference date, the place or the ground. A recipe fills it."""
 
-
-class TreeSatSpec(Common):
-    """Files as in TreeSatAI-TS: aerial GeoTIFF, one HDF5 of Sentinel series per sample, a CSV per split."""
-
-    kind: Literal["treesatai_ts"]
-    sensors: dict[str, SensorEntry]
-    targets: dict[str, Target] = Field(default_factory=dict)
-    aerial_shift_px: int = 2
-    cloudy_above: float | None = 0.0
-    """A date is cloudy where any snow or cloud percentage exceeds this; None looks at no clouds."""
-    hours: bool = False
-    """Take the hour from product names. The official code has 0 everywhere, and its weights have learned with that."""
+    def image_px(self, name: str) -> tuple[int, int]:
+        """(height, width) of a sample's images of a sensor, before the model resizes them."""
+        entry = self.sensors[name]
+        if entry.to_px is None or self.crop is None:
+            return entry.to_px or entry.input.size_px
+        share = self.crop.size_m / self.crop.tile_m
+        return round(entry.to_px[0] * share), round(entry.to_px[1] * share)
 
     @model_validator(mode="after")
-    def _sensors_of_these_files(self) -> "TreeSatSpec":
-        unknown = sorted(set(self.sensors) - set(TREESAT_SENSORS))
-        if unknown:
-            raise ValueError(f"sensors: {', '.join(unknown)} not in such files; they hold {', '.join(TREESAT_SENSORS)}")
+    def _targets_hold_together(self) -> Self:
+        for name, target in self.targets.items():
+            if target.present_in is None:
+                continue
+            shown = self.targets.get(target.present_in)
+            if shown is None or shown.kind != "pixels" or target.kind != "multilabel":
+                raise ValueError(f"targets.{name}: present_in makes a multilabel of a target of kind pixels")
+            missing = sorted(set(target.classes) - set(shown.classes))
+            if missing:
+                raise ValueError(f"targets.{name}: {', '.join(missing)} are no classes of {target.present_in!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _reference_is_a_sensor(self) -> Self:
+        known = {**self.sensors, **self.left_out}
+        if isinstance(self.reference_date, str) and self.reference_date not in known:
+            raise ValueError(
+                f"reference_date: {self.reference_date!r} is no sensor ({', '.join(self.sensors)}); name one of them, "
+                "or give [year, day of year, hour]"
+            )
         return self
 
 
@@ -139,46 +201,12 @@ class ArraySpec(Common):
     split: str | None = None
     sensors: dict[str, ArrayEntry]
     targets: dict[str, ArrayTarget] = Field(default_factory=dict)
+    left_out: dict[str, ArrayEntry] = Field(default_factory=dict)
 
 
-DatasetSpec = TreeSatSpec | ArraySpec
-_KINDS: Mapping[str, type[TreeSatSpec] | type[ArraySpec]] = {"treesatai_ts": TreeSatSpec, "arrays": ArraySpec}
+class PackedSpec(Common):
+    """The fast store: shards of arrays and an index; see `shards.py`. Written by `geomaestro data pack`."""
 
-
-def load_spec(name_or_path: str | Path, overrides: Sequence[str] = ()) -> DatasetSpec:
-    """The spec of a built-in dataset by name, or of a YAML file; `extends: NAME` starts from another.
-
-    Raises:
-        SpecError: listing every wrong key and value.
-    """
-    values, source = _read(str(name_or_path))
-    values = apply_overrides(values, overrides)
-    kind = str(values.get("kind"))
-    if kind not in _KINDS:
-        raise SpecError(f"{source}: kind {kind!r} is not one of {', '.join(_KINDS)}")
-    return check(_KINDS[kind], values, source)
-
-
-def _read(name: str, depth: int = 0) -> tuple[dict[str, Any], str]:
-    path = builtin_specs().get(name) or Path(name)
-    if not path.suffix:
-        raise SpecError(
-            f"no built-in dataset {name!r} ({', '.join(builtin_specs())}), and no path to a spec.yaml either"
-        )
-    values = read_yaml(path)
-    base = values.pop("extends", None)
-    if base is None:
-        return values, str(path)
-    if depth > 4:
-        raise SpecError(f"{path}: `extends` goes in a circle")
-    parent, _ = _read(str(base), depth + 1)
-    if "targets" in values:
-        parent.pop("targets", None)  # labels of another dataset are never meant
-    return merge(parent, values), str(path)
-
-
-@cache
-def builtin_specs() -> dict[str, Path]:
-    """Built-in specs by name."""
-    folder = Path(str(resources.files("geomaestro.data.datasets")))
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    kind: Literal["packed"]
+    sensors: dict[str, SensorEntry]
+    targets: dict[str, Target] = Field(default_factory=dict)

@@ -17,6 +17,7 @@ NPZ_ERRORS = (
     *(OverflowError, MemoryError),  # hostile headers
     *(RuntimeError, zipfile.BadZipFile, zlib.error),  # encrypted, packed in an unknown way, or damaged
 )
+MAX_LINKS = 16  # assumed; soft links to soft links
 
 
 def read_arrays(path: Path, names: list[str], limit_bytes: int) -> dict[str, np.ndarray]:
@@ -44,27 +45,128 @@ def read_arrays(path: Path, names: list[str], limit_bytes: int) -> dict[str, np.
 
 def _take(path: Path, group: Any, names: list[str], limit_bytes: int) -> dict[str, np.ndarray]:
     """Arrays of an open HDF5 file or Zarr group."""
-    arrays = {name: group.get(name) for name in names}
+    arrays = {name: lookup(path, group, name) for name in names}
     _check_names(path, [name for name in names if getattr(arrays[name], "shape", None) is None], list(group.keys()))
     check_bytes(path, sum(math.prod(x.shape) * x.dtype.itemsize for x in arrays.values()), limit_bytes)
-    return {name: np.asarray(x[...]) for name, x in arrays.items()}
+    for name, array in arrays.items():
+        check_array(path, name, array, limit_bytes)
+    return {name: whole(path, x) for name, x in arrays.items()}
+
+
+def lookup(path: Path, group: Any, name: str) -> Any:
+    """What a name leads to in an open HDF5 file or Zarr group, its values not read yet; None if nothing.
+
+    Raises:
+        DataError: naming the file, if that lies in another file, is damaged, or could run code when it is read.
+    """
+    try:
+        if hasattr(group, "store"):
+            found = group.get(name)
+            _check_codecs(path, name, getattr(found, "metadata", None))
+            return found
+        found = _within(path, group, name, MAX_LINKS)
+        if getattr(found, "shape", None) is not None:
+            _check_storage(path, name, found)
+        return found
+    except DataError:
+        raise
+    except Exception as error:  # measured: damaged links and metadata fail with many kinds
+        raise DataError(f"{path}: {name!r} is unreadable ({error}); fetch the file again") from None
+
+
+def _within(path: Path, group: Any, name: str, links: int) -> Any:
+    """Follow a name step by step: a link to another file would open whatever path the file's author wrote."""
+    import h5py
+
+    at = group
+    for part in (p for p in name.split("/") if p not in ("", ".")):
+        link = at.get(part, getlink=True) if hasattr(at, "keys") and part in at.keys() else None
+        if isinstance(link, h5py.ExternalLink):
+            raise DataError(f"{path}: {name!r} lies in another file, {link.filename!r}; copy it into this one")
+        if isinstance(link, h5py.SoftLink):
+            if links == 0:
+                raise DataError(f"{path}: {name!r} is a link that goes in a circle")
+            at = _within(path, at.file if link.path.startswith("/") else at, link.path, links - 1)
+        else:
+            at = None if link is None else at[part]
+        if at is None:
+            return None
+    return at
+
+
+def _check_storage(path: Path, name: str, found: Any) -> None:
+    """Refuse a dataset of HDF5 whose numbers lie in other files."""
+    elsewhere = [str(item[0]) for item in found.external or ()]
+    if found.is_virtual:
+        elsewhere += [source.file_name for source in found.virtual_sources() if source.file_name != "."]
+    if elsewhere:
+        raise DataError(f"{path}: the numbers of {name!r} lie in another file, {elsewhere[0]!r}; copy them into this one")
+
+
+def _check_codecs(path: Path, name: str, metadata: Any) -> None:
+    """Refuse an array of Zarr that is stored as Python objects: old versions of its library run them."""
+    codecs = (*(getattr(metadata, "filters", None) or ()), getattr(metadata, "compressor", None))
+    if any(getattr(codec, "codec_id", None) == "pickle" for codec in codecs):
+        raise DataError(f"{path}: {name!r} is stored as Python objects, which can run code; store numbers or text")
+
+
+def check_array(path: Path, name: str, array: Any, limit_bytes: int) -> None:
+    """Compare the size that an array, and each of its chunks, declares with what may be read.
+
+    Raises:
+        DataError: naming the file and both sizes in bytes.
+    """
+    item = np.dtype(array.dtype).itemsize
+    check_bytes(path, math.prod(array.shape) * item, limit_bytes)
+    chunk = math.prod(getattr(array, "shards", None) or getattr(array, "chunks", None) or (0,))
+    if chunk * item > limit_bytes:
+        raise DataError(f"{path}: a chunk of {name!r} has {chunk * item} bytes, more than the {limit_bytes} that are read")
+
+
+def whole(path: Path, array: Any) -> np.ndarray:
+    """All values of an array whose size was checked.
+
+    Raises:
+        DataError: naming the file, if they are damaged.
+    """
+    try:
+        return np.asarray(array[...])
+    except Exception as error:  # measured: each codec fails with its own kind
+        raise DataError(f"{path}: unreadable, probably truncated ({error}); fetch the file again") from None
 
 
 def _check_names(path: Path, missing: list[str], held: list[str]) -> None:
     if missing:
-        raise DataError(f"{path}: has no array {', '.join(missing)}; it has {', '.join(sorted(held))}")
+        raise DataError(f"{path}: has no array {', '.join(missing)}; it has {', '.join(sorted(held)[:40])}")
 
 
-def _read_zarr(path: Path, names: list[str], limit_bytes: int) -> dict[str, np.ndarray]:
+def open_zarr(path: Path) -> Any:
+    """A Zarr group, in a folder or in one zip file.
+
+    Raises:
+        DataError: naming the file, if it is none.
+        SpecError: if the extra that reads Zarr is not installed.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: no such file")
     try:
         import zarr
     except ImportError:
         raise SpecError(f"{path}: Zarr is not installed; `pip install geomaestro[zarr]`") from None
     try:
-        return _take(path, zarr.open_group(str(path), mode="r"), names, limit_bytes)
+        store = zarr.storage.ZipStore(path, mode="r") if path.suffix == ".zip" else str(path)
+        return zarr.open_group(store, mode="r")
+    except Exception as error:  # measured: each codec and each part of the metadata fails with its own kind
+        raise DataError(f"{path}: not a readable Zarr group: {error}") from None
+
+
+def _read_zarr(path: Path, names: list[str], limit_bytes: int) -> dict[str, np.ndarray]:
+    group = open_zarr(path)
+    try:
+        return _take(path, group, names, limit_bytes)
     except DataError:
         raise
-    except Exception as error:  # measured: each codec and each part of the metadata fails with its own kind
+    except Exception as error:  # measured: as above
         raise DataError(f"{path}: not a readable Zarr group: {error}") from None
 
 

@@ -52,6 +52,7 @@ SPEC = """\
 extends: treesatai_ts
 name: synthetic
 licence: none (generated)
+generated: true
 targets:
   cover:
     kind: classes
@@ -88,7 +89,9 @@ def synthesise(folder: Path, options: EarthOptions, *, report: Callable[[int, in
         DataError: if the folder holds something, or is a file.
     """
     folder = Path(folder)
-    _claim(folder)
+    claim(folder)
+    for name in ("aerial", "sentinel-ts"):
+        (folder / name).mkdir()
     total = options.train + options.val + options.test
     done = 0
     tables: dict[str, list[list[str]]] = {split: [] for split in SPLITS}
@@ -104,8 +107,12 @@ def synthesise(folder: Path, options: EarthOptions, *, report: Callable[[int, in
         partial.write_text(SPEC.format(classes=", ".join(CLASSES)))
 
 
-def _claim(folder: Path) -> None:
-    """Make the folders, or refuse."""
+def claim(folder: Path) -> None:
+    """Make a new folder, or refuse.
+
+    Raises:
+        DataError: if it holds something, or is a file.
+    """
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder}: expected a new or empty folder but this is a file; choose another name")
     held = sorted(entry.name for entry in folder.iterdir()) if folder.exists() else []
@@ -114,8 +121,7 @@ def _claim(folder: Path) -> None:
             f"{folder}: expected a new or empty folder but it holds {held[0]!r} ({len(held)} in all); "
             "delete it (without dataset.yaml it is an interrupted run) or choose another folder"
         )
-    for name in ("aerial", "sentinel-ts"):
-        (folder / name).mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager

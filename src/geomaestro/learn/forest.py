@@ -15,6 +15,7 @@ from geomaestro.learn import metrics
 from geomaestro.models.task import Task
 
 TREES = 500
+PIXEL_TREES = 100  # assumed; a map has a hundred thousand pixels to tell
 PIXELS = 20_000  # assumed; more pixels of the same tiles add little
 CHOICES: tuple[dict[str, Any], ...] = (
     {"max_features": "sqrt"},
@@ -103,14 +104,21 @@ def fit_forest(
     metric: str,
     seed: int,
 ) -> Forest:
-    """Fit each setting and keep the best on validation; of pixels, at most PIXELS drawn ones are learned from."""
+    """Fit each setting and keep the best on validation; of pixels, at most PIXELS drawn ones are used of each split."""
     if task.kind == "pixels":
-        known = np.flatnonzero(labels.ravel() != task.ignore)
-        rows = np.random.default_rng(seed).permutation(known)[:PIXELS]
-        train, labels = train.reshape(-1, train.shape[-1])[rows], labels.ravel()[rows]
+        train, labels = _some_pixels(train, labels, task, seed)
+        val, val_labels = _some_pixels(val, val_labels, task, seed)
+        val, val_labels = val[:, None, None], val_labels[:, None, None]
     fitted = [_fit(train, labels, task, choice, seed) for choice in _choices(task)]
     scores = [metrics.headline(task, val_labels, forest.predict(val), metric) for forest in fitted]
     return fitted[int(np.argmax(scores))]
+
+
+def _some_pixels(features: np.ndarray, labels: np.ndarray, task: Task, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Features (m f) and labels (m) of drawn pixels that have a label."""
+    known = np.flatnonzero(labels.ravel() != task.ignore)
+    rows = np.random.default_rng(seed).permutation(known)[:PIXELS]
+    return features.reshape(-1, features.shape[-1])[rows], labels.ravel()[rows]
 
 
 def _choices(task: Task) -> list[dict[str, Any]]:
@@ -123,7 +131,7 @@ def _fit(train: np.ndarray, labels: np.ndarray, task: Task, choice: dict[str, An
 
     text = ", ".join(f"{k} {v}" for k, v in choice.items())
     kind = RandomForestRegressor if task.kind == "regression" else RandomForestClassifier
-    model = kind(TREES, n_jobs=-1, random_state=seed, **choice)
+    model = kind(PIXEL_TREES if task.kind == "pixels" else TREES, n_jobs=-1, random_state=seed, **choice)
     flat = labels.ravel() if labels.ndim == 2 and labels.shape[1] == 1 else labels
     return Forest(model.fit(train, flat), task, text)
 

@@ -1,6 +1,6 @@
 """What a running program shows and keeps: a progress bar, rows of metrics, TensorBoard where it is installed."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -8,17 +8,20 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 
 from geomaestro.runs import append_row
 
 console = Console(stderr=True)
+TRANSFERS = ("check", "download", "unpack")
 
 
 class Bar:
@@ -46,6 +49,19 @@ def bar(title: str, total: int, done: int = 0) -> Iterator[Bar]:
     )
     with Progress(*columns, console=console, transient=False) as progress:
         yield Bar(progress, progress.add_task(title, total=total, completed=done, note=""))
+
+
+@contextmanager
+def transfer() -> Iterator[Callable[[str, str, int, int], None]]:
+    """Show bytes checked, downloaded and unpacked: gives `report(stage, file, done, total)`."""
+    columns = (TextColumn("{task.description}"), BarColumn(24), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[file]}"), console=console) as shown:
+        tasks = {stage: shown.add_task(stage, total=None, visible=False, file="") for stage in TRANSFERS}
+
+        def report(stage: str, file: str, done: int, total: int) -> None:
+            shown.update(tasks[stage], completed=done, total=total, visible=True, file=file)
+
+        yield report
 
 
 class Rows(Protocol):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from geomaestro.data.loader import training_batches
+from geomaestro.data.quarantine import QUARANTINE, Quarantine
 from geomaestro.data.reading import Dataset
 from geomaestro.errors import NonFiniteError
 from geomaestro.learn.checkpoint import load_state, newest, save_state
@@ -37,7 +38,7 @@ def pretrain(
 ) -> int:
     """Train until the recipe's last step, from the newest state in `folder` if there is one; gives the steps.
 
-    Writes metrics.jsonl and checkpoints/ into `folder`.
+    Writes metrics.jsonl and checkpoints/ into `folder`, and quarantine.jsonl if samples cannot be read.
 
     Raises:
         NonFiniteError: if a loss or gradient is not a number; the optimiser has not moved, the batch's ids are saved.
@@ -49,7 +50,16 @@ def pretrain(
     total = recipe.in_steps(len(dataset), recipe.batch)
     step, elapsed_before = _resume(folder, model, optimiser)
     rows = JsonRows(folder / "metrics.jsonl", tensorboard=tensorboard)
-    batches = training_batches(dataset, batch=recipe.batch, seed=seed, start=step, steps=total, workers=recipe.workers)
+    quarantine = Quarantine(folder / QUARANTINE, len(dataset), recipe.max_bad_share)
+    batches = training_batches(
+        dataset,
+        batch=recipe.batch,
+        seed=seed,
+        start=step,
+        steps=total,
+        workers=recipe.workers,
+        quarantine=quarantine,
+    )
     started_at = saved_at = time.monotonic()
     first = step
     with bar(title, total, step) as shown, catch_signals() as stop:
@@ -75,7 +85,8 @@ def pretrain(
             speed = (step - first) * recipe.batch / (time.monotonic() - started_at)
             if step % recipe.log_every == 0 or step == total:
                 rows.add(_row(step, recipe.batch, len(dataset), result, lr, norm, elapsed_s, speed))
-            shown.update(step, f"loss {result.loss.item():.4f}  {speed:.0f} samples/s")
+            skipped = f"  {len(quarantine.known)} unreadable" if quarantine.known else ""
+            shown.update(step, f"loss {result.loss.item():.4f}  {speed:.0f} samples/s{skipped}")
             if stop.asked or step == total or time.monotonic() - saved_at > recipe.save_every_s:
                 save_state(folder / "checkpoints", step, model, optimiser, {"elapsed_s": elapsed_s})
                 saved_at = time.monotonic()

@@ -7,7 +7,8 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from geomaestro.config import Strict, check, load, merge
-from geomaestro.data.spec import DatasetSpec, Target, load_spec
+from geomaestro.data.spec import Target
+from geomaestro.data.specs import DatasetSpec, load_spec, spec_path
 from geomaestro.errors import SpecError
 from geomaestro.models.encoder import SIZES, EncoderSpec, SizeName
 from geomaestro.models.mae import DecoderSpec, MaeSpec
@@ -32,18 +33,32 @@ Protocol = Literal["k-NN", "linear probe", "attentive probe", "fine-tune", "from
 class DataRecipe(Strict):
     """Which data: a spec (a built-in name or a path), where its files lie, which sensors and splits.
 
-    `inputs` changes the model inputs that the spec suggests, `settings` any of its values.
+    `root` is the folder of the files; that of the spec itself where it is left out. `inputs` changes the model inputs
+    that the spec suggests, `settings` any of its values. `quarantine` is a list of samples to leave out, as `geomaestro
+    data check` writes it. `fingerprint` says what to do where pixels contradict the spec (permuted bands, wrong units).
     """
 
     spec: str
-    root: Path = Path()
+    root: Path | None = None
     sensors: tuple[str, ...] | None = None
     inputs: dict[str, dict[str, Any]] = Field(default_factory=dict)
     settings: tuple[str, ...] = ()
+    quarantine: Path | None = None
+    fingerprint: Literal["stop", "warn", "off"] = "stop"
     pretrain_splits: tuple[str, ...] = ("train", "val")
     train_split: str = "train"
     val_split: str = "val"
     test_split: str = "test"
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the files."""
+        if self.root is not None:
+            return self.root
+        path = spec_path(self.spec)
+        if path is None:
+            raise SpecError(f"data.root: say where the files of {self.spec} are")
+        return path.parent
 
 
 class ModelRecipe(Strict):
@@ -116,8 +131,11 @@ class Training(Duration, Optimiser):
 
 
 class PretrainRecipe(Training):
-    """Pretraining. `seeds` repeats it, each seed with its own weights, order, dates and hiding."""
+    """Pretraining. `seeds` repeats it, each seed with its own weights, order, dates and hiding. It goes on without
+    samples that cannot be read, up to `max_bad_share` of all.
+    """
 
+    max_bad_share: float = Field(default=0.01, ge=0, lt=1)
     seeds: int = Field(default=1, ge=1)
     log_every: int = Field(default=10, ge=1)
     save_every_s: float = Field(default=300, gt=0)
@@ -253,7 +271,8 @@ class Recipe(Strict):
         sensors = {name: values["sensors"][name] for name in chosen}
         for name, changes in self.data.inputs.items():
             sensors[name] = merge(sensors[name], {"input": changes})
-        return check(type(spec), {**values, "sensors": sensors}, f"{self.name}: data")
+        left_out = {name: entry for name, entry in values["sensors"].items() if name not in sensors}
+        return check(type(spec), {**values, "sensors": sensors, "left_out": left_out}, f"{self.name}: data")
 
 
 def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:

@@ -13,8 +13,10 @@ import torch
 
 from geomaestro.data.loader import Remembered, Subset, check_readable, read_all
 from geomaestro.data.opening import open_dataset
+from geomaestro.data.quarantine import QUARANTINE, read_quarantine, readable
 from geomaestro.data.reading import Dataset
-from geomaestro.data.spec import DatasetSpec
+from geomaestro.data.specs import DatasetSpec
+from geomaestro.data.trust import look
 from geomaestro.errors import SpecError
 from geomaestro.learn import metrics
 from geomaestro.learn.allocator import keep_freed_memory
@@ -50,10 +52,39 @@ class Run:
     def open(self, *splits: str) -> Dataset:
         """The samples of some splits; the first is read, so that a wrong spec is known at once."""
         if splits not in self._opened:
-            dataset = Remembered(open_dataset(self.spec, self.recipe.data.root, splits))
+            data = self.recipe.data
+            dataset: Dataset = open_dataset(self.spec, data.folder, splits)
+            if data.quarantine is not None:
+                kept = readable(dataset, read_quarantine(data.quarantine))
+                self._leave_out(splits, len(dataset) - len(kept))
+                dataset = Subset(dataset, kept)
+            dataset = Remembered(dataset)
             check_readable(dataset)
             self._opened[splits] = dataset
         return self._opened[splits]
+
+    def _leave_out(self, splits: tuple[str, ...], count: int) -> None:
+        if count:
+            self.warnings.append(f"{', '.join(splits)}: {count} samples of {self.recipe.data.quarantine} left out")
+
+    def require_likely(self, dataset: Dataset) -> None:
+        """Look at some pixels: do they look like what the spec says they are?
+
+        Raises:
+            SpecError: with every contradiction that is certain, if `data.fingerprint` is "stop".
+        """
+        how = self.recipe.data.fingerprint
+        if how == "off" or self.spec.generated:
+            return
+        found = look(dataset, {name: entry.sensor() for name, entry in self.spec.sensors.items()})
+        certain = [finding.message for finding in found if finding.certain]
+        if certain and how == "stop":
+            lines = "\n".join(f"  {text}" for text in certain)
+            raise SpecError(
+                f"{self.spec.name}: the pixels contradict the dataset spec:\n{lines}\ncorrect the spec, or set "
+                "data.fingerprint=warn if you know better"
+            )
+        self.warnings.extend(finding.message for finding in found)
 
     def inputs(self) -> dict[str, ModelInput]:
         """What a model makes of the dataset's sensors."""
@@ -160,7 +191,7 @@ def _check_all(run: Run) -> object:
     if recipe.pretrain is None:
         raise SpecError(f"{recipe.name}: has no `pretrain`; to evaluate a model use `geomaestro evaluate MODEL RECIPE`")
     spec = run.model_spec()
-    run.open(*data.pretrain_splits)
+    run.require_likely(run.open(*data.pretrain_splits))
     if recipe.evaluate is None:
         return None
     task = make_task(recipe.evaluate.target, find_target(run.spec, recipe.evaluate.target), spec.encoder)
@@ -200,6 +231,9 @@ def pretrain_one(run: Run, dataset: Dataset, folder: Path, seed: int, number: in
     steps = pretrain(
         model, dataset, settings, folder, seed=seed, device=run.device, title=title, tensorboard=tensorboard
     )
+    if (folder / QUARANTINE).is_file():
+        count = len(read_quarantine(folder / QUARANTINE))
+        run.warnings.append(f"{count} samples could not be read and were left out: {folder / QUARANTINE}")
     origin = {
         "recipe": run.recipe.name,
         "dataset": run.spec.name,
@@ -294,6 +328,7 @@ def evaluate_model(model: str, recipe: Recipe, folder: Path, *, command: str, re
     check_protocols(recipe.evaluate, task)
     for split in (recipe.data.train_split, recipe.data.val_split, recipe.data.test_split):
         run.open(split)
+    run.require_likely(run.open(recipe.data.train_split))
     open_run(folder, {**recipe.model_dump(mode="json"), "evaluated_model": str(find(model))}, resume=resume)
     with lock(folder):
         evaluate_all(run, recipe.evaluate, [encoder])

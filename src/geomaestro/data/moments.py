@@ -1,0 +1,120 @@
+"""Dates as files write them: names of products, columns, lists, time axes of NetCDF -> (year, day of year, hour)."""
+
+import datetime
+import json
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from geomaestro.data.filespec import Dates
+from geomaestro.data.reading import decoded
+from geomaestro.errors import DataError
+
+Triple = tuple[int, int, int]
+_COMPACT = re.compile(r"(\d{4})(\d{2})(\d{2})(?:T(\d{2}))?")  # official code: what follows the day is not looked at
+_ISO = re.compile(r"(\d{4})-(\d{2})-(\d{2})(?:[T ](\d{2}))?")
+_SINCE = re.compile(r"(days|hours|minutes|seconds|milliseconds|microseconds|nanoseconds) since (.+)$")
+_SECONDS = {
+    "days": 86400.0, "hours": 3600.0, "minutes": 60.0, "seconds": 1.0, "milliseconds": 1e-3, "microseconds": 1e-6,
+    "nanoseconds": 1e-9,
+}  # fmt: skip
+MAX_DATES = 100_000  # assumed
+
+
+@lru_cache(maxsize=200_000)
+def moment(text: str, part: int | None, form: str | None, hours: bool) -> Triple:
+    """One written date; day 00 counts as 01 (official code).
+
+    Raises:
+        ValueError: if it is none.
+    """
+    if part is not None:
+        pieces = text.split("_")
+        if not -len(pieces) <= part < len(pieces):
+            raise ValueError(f"{text!r} has {len(pieces)} pieces between underscores, none is number {part}")
+        text = pieces[part]
+    if form is not None:
+        at = datetime.datetime.strptime(text, form)
+        return at.year, at.timetuple().tm_yday, at.hour if hours else 0
+    found = _COMPACT.match(text) or _ISO.match(text)
+    if found is None:
+        raise ValueError(f"{text!r} is no date such as 20190701 or 2019-07-01")
+    year, month, day, hour = found.groups()
+    at_day = datetime.date(int(year), int(month), max(1, int(day)))
+    return at_day.year, at_day.timetuple().tm_yday, int(hour or 0) if hours else 0
+
+
+def moments(texts: Iterable[Any], how: Dates, where: str) -> np.ndarray:
+    """(t 3) int16 of written dates.
+
+    Raises:
+        DataError: naming the file and the text, if one is none.
+    """
+    out = []
+    for text in texts:
+        try:
+            out.append(moment(str(text).strip(), how.part, how.format, how.hours))
+        except ValueError as error:
+            raise DataError(f"{where}: no date in {str(text)!r} ({error}); see `dates` of the sensor") from None
+    return np.asarray(out, np.int16).reshape(-1, 3)
+
+
+def of_cell(value: Any, how: Dates, where: str) -> np.ndarray:
+    """(t 3) of a table's cell: a date, or a list or JSON object (by number) of dates."""
+    if isinstance(value, datetime.date | datetime.datetime):
+        value = value.isoformat()
+    if isinstance(value, str) and value.startswith(("[", "{")):
+        try:
+            value = json.loads(value)
+        except (json.JSONDecodeError, RecursionError):
+            raise DataError(f"{where}: {value[:40]!r} is not readable JSON") from None
+    if isinstance(value, dict):
+        try:
+            value = [value[key] for key in sorted(value, key=int)]
+        except ValueError:
+            raise DataError(
+                f"{where}: dates are numbered by {', '.join(list(value)[:3])}, which are no numbers"
+            ) from None
+    if isinstance(value, list | tuple | np.ndarray):
+        if len(value) > MAX_DATES:
+            raise DataError(f"{where}: {len(value)} dates are too many")
+        return moments(value, how, where)
+    return moments([value], how, where)
+
+
+def of_lines(path: Path, how: Dates) -> np.ndarray:
+    """(t 3) of a text file with one date, or name that holds one, per line."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    lines = path.read_text(encoding="utf-8").split()
+    return moments(lines, how, str(path))
+
+
+def of_array(values: np.ndarray, units: str | None, how: Dates, where: str) -> np.ndarray:
+    """(t 3) of an array: text, or numbers in CF `units` such as "days since 1990-01-01"."""
+    if values.dtype.kind in "SUO":
+        return moments(decoded(Path(where), values.ravel()).tolist(), how, where)
+    if values.dtype.kind == "M":
+        return moments(np.datetime_as_string(values.ravel(), "s"), how, where)
+    found = _SINCE.match(units or "")
+    if found is None:
+        if np.all((values > 19000101) & (values < 22000101)):
+            return moments(values.ravel().astype(np.int64), how, where)
+        raise DataError(f"{where}: times are numbers with units {units!r}; expected such as 'days since 1990-01-01'")
+    text = found.group(2).strip().replace("Z", "")
+    try:
+        start = datetime.datetime.fromisoformat(text[:26])
+    except ValueError:
+        raise DataError(f"{where}: times are counted since {text!r}, which is no date") from None
+    start = start.replace(tzinfo=None)
+    seconds = np.asarray(values, np.float64).ravel() * _SECONDS[found.group(1)]
+    try:
+        at = [start + datetime.timedelta(seconds=float(s)) for s in seconds]
+    except (OverflowError, ValueError):
+        raise DataError(f"{where}: times {units!r} leave the calendar") from None
+    days = [(x.year, x.timetuple().tm_yday, x.hour if how.hours else 0) for x in at]
+    return np.asarray(days, np.int16).reshape(-1, 3)
