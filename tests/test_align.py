@@ -293,12 +293,10 @@ def test_a_square_about_the_middle() -> None:
 
 
 def test_the_place_is_told_by_a_file(tmp_path: Path) -> None:
-    from geomaestro.data.stored import Opener
+    from geomaestro.data.raster import grid_of, open_raster
     from tests.filesets import write_tif
 
     write_tif(tmp_path / "a.tif", numbers(1, 4, 6))
-    with Opener() as opener:
-        from geomaestro.data.raster import grid_of
-
-        found = grid_of(opener.raster(tmp_path / "a.tif"))
+    with open_raster(tmp_path / "a.tif") as source:
+        found = grid_of(source)
     assert found is not None and same_grid(found, grid(4, 6))

@@ -5,7 +5,7 @@ Axes: t date, c band, h row, w column.
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from geomaestro.data.dates import draw_dates, nearest_dates, random_start
@@ -52,6 +52,7 @@ def drawn_series(seed: int, count: int, gaps: float, clouds: float) -> tuple[np.
     st.integers(0, 10**6), st.integers(1, 5), st.integers(0, 24), st.sampled_from([0, 0.3, 0.8]),
     st.sampled_from([0, 0.5, 1]), st.booleans(), st.integers(0, 4),
 )  # fmt: skip
+@example(20, 1, 21, 0.3, 0.5, True, 0)  # a cloudy pixel that lacks one band
 def test_the_date_of_each_bin_follows_the_rule(
     seed: int, bins: int, more: int, gaps: float, clouds: float, look: bool, start: int
 ) -> None:

@@ -21,6 +21,8 @@ SRC = ROOT / "src"
 FOUNDATIONS = ("errors", "sensors", "grid", "config", "samples", "runs")
 # Training from shards must run where none of these is installed.
 HEAVY = {
+    "dask",
+    "distributed",
     "h5py",
     "jinja2",
     "matplotlib",

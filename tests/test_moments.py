@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from geomaestro.data.filespec import Dates
-from geomaestro.data.moments import moment, moments, of_array, of_cell, of_lines
+from geomaestro.data.moments import days_of_names, moment, moments, of_array, of_cell, of_lines
 from geomaestro.errors import DataError
 
 COLUMN = Dates(column="date")
@@ -195,3 +195,29 @@ def test_times_that_are_none_are_refused_with_their_file(values: list[float], un
     with pytest.raises(DataError) as caught:
         of_array(np.asarray(values), units, Dates(array="time"), "a.nc")
     assert str(caught.value).startswith("a.nc: ") and said in str(caught.value)
+
+
+@pytest.mark.parametrize("part", [-5, 2, 0])
+def test_names_alike_are_read_at_once_and_as_one_by_one(part: int) -> None:
+    days = ["20190103", "20200229", "20191231", "20181000", "20160101"]
+    names = [f"S2A_MSIL2A_{day}T104431_N0211_R008_T32UMD_20190103T115449".encode() for day in days]
+    if part == 0:
+        names = [name[11:] for name in names]
+    how = Dates(array="products", part=part)
+    quick = days_of_names(np.asarray(names, object), how)
+    assert quick is not None
+    assert (quick == moments([name.decode() for name in names], how, "made")).all()
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [b"a_20190103_b", b"a_2019010_bb"],  # underscores elsewhere
+        [b"a_20190103_b", b"a_20190103_bb"],  # another length
+        [b"a_20190103_b", b"a_20190230_b"],  # no such day
+        [b"a_20190103_b", b"a_2019x103_b"],
+        [b"a_20190103_b", "a_20190103_b"],
+    ],
+)
+def test_names_that_differ_are_looked_at_one_by_one(names: list[bytes | str]) -> None:
+    assert days_of_names(np.asarray(names, object), Dates(array="products", part=1)) is None

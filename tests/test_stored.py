@@ -523,6 +523,6 @@ def test_a_hostile_declared_size_is_refused_before_memory_is_given(
 def test_a_member_of_a_zip_that_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with zipfile.ZipFile(tmp_path / "all.zip", "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("a.png", bytes(10**6))
-    monkeypatch.setattr(module, "MAX_BYTES", 10**5)
+    monkeypatch.setattr(module, "MAX_MEMBER_BYTES", 10**5)
     text = refused(tmp_path, {"path": "all.zip!{id}.png"})
     assert text.startswith(f"{tmp_path / 'all.zip'}: declares 1000000 bytes") and "more than the 100000" in text

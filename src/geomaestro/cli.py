@@ -174,6 +174,43 @@ def get_published(name: str, out: Path | None = None, /, *, endpoint: str | None
     _say("dataset", folder)
 
 
+@data.command
+def pack(
+    spec: str,
+    out: Path,
+    /,
+    *,
+    root: Path | None = None,
+    splits: tuple[str, ...] = ("train", "val", "test"),
+    workers: int | None = None,
+    shard: str = "0/1",
+    engine: str = "processes",
+) -> None:
+    """Pack a dataset into the fast store; the same command goes on where it was stopped.
+
+    Args:
+        spec: a built-in dataset, a spec.yaml or a packed folder.
+        out: a new folder, or one that packing was begun in.
+        root: the folder of the files; that of the spec by default.
+        splits: which splits; give it several times.
+        workers: processes; as many as processors by default.
+        shard: share i/n of the shards, for machines that know nothing of each other.
+        engine: processes, serial or dask (an extra).
+    """
+    from geomaestro.data.jobs import Jobs
+    from geomaestro.data.pack import pack as pack_dataset
+    from geomaestro.data.specs import load_spec
+    from geomaestro.learn.log import counted
+
+    with counted("pack") as report:
+        jobs = Jobs.of(engine, workers, shard)
+        done = pack_dataset(load_spec(spec), _root_of(spec, root), out, splits, jobs=jobs, report=report)
+    if done.unfinished:
+        print(f"{done.unfinished} shards are left to other shares; the last to end writes the index")
+    print(f"{done.samples} samples, {done.quarantined} unreadable")
+    _say("dataset", out)
+
+
 @data.command(name="list")
 def list_datasets() -> None:
     """List the built-in datasets."""
@@ -183,6 +220,16 @@ def list_datasets() -> None:
         spec = load_spec(name)
         size = f", {spec.size_gb:g} GB" if spec.size_gb else ""
         print(f"{name}: {spec.about} [{spec.licence}{size}]")
+
+
+def _root_of(spec: str, root: Path | None) -> Path:
+    """The folder of a dataset's files; that of the spec where none is named."""
+    from geomaestro.data.specs import spec_path
+
+    path = spec_path(spec)
+    if root is None and path is None:
+        raise DataError(f"say with --root where the files of {spec} are")
+    return root or (Path() if path is None else path.parent)
 
 
 def _say(what: str, path: Path) -> None:

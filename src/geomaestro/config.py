@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from geomaestro.errors import SpecError
 
 MAX_YAML_BYTES = 5_000_000  # assumed; a recipe is a few kilobytes, and a hostile file must not fill the memory
+MAX_YAML_VALUES = 1_000_000  # assumed; nine anchors of nine anchors each stand for a billion
 
 
 class Strict(BaseModel):
@@ -28,7 +29,19 @@ M = TypeVar("M", bound=BaseModel)
 class _Loader(yaml.SafeLoader):
     """Safe YAML in which, as in YAML 1.2, `3e-4` is a number, and `on`, `no` and `yes` are words."""
 
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Refuse a key that is given twice, of which YAML would silently take the last."""
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE:
+                if (key.tag, key.value) in seen:
+                    raise yaml.MarkedYAMLError(None, None, f"the key {key.value!r} is given twice", key.start_mark)
+                seen.add((key.tag, key.value))
+        return node
 
+
+_MERGE = "tag:yaml.org,2002:merge"
 _BOOL = "tag:yaml.org,2002:bool"
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in found if tag != _BOOL]
@@ -44,12 +57,29 @@ def parse_yaml(text: str) -> Any:
     """Plain values of a YAML text.
 
     Raises:
-        yaml.YAMLError: if it is not YAML, or nested too deeply.
+        yaml.YAMLError: if it is not YAML, gives a key twice, or is nested too deeply.
     """
+    loader = _Loader(text)
     try:
-        return _Loader(text).get_single_data()
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _weight(node, {}) > MAX_YAML_VALUES:
+            raise yaml.YAMLError(f"its anchors stand for more than {MAX_YAML_VALUES} values")
+        return loader.construct_document(node)
     except RecursionError:
         raise yaml.YAMLError("nested too deeply") from None
+    except ValueError as error:  # measured: 2019-02-30, or a number of 5,000 digits
+        raise yaml.YAMLError(f"a value cannot be read: {error}") from None
+
+
+def _weight(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values a node stands for, where every anchor is written out."""
+    if id(node) not in known:
+        children = node.value if isinstance(node, yaml.CollectionNode) else []
+        parts = [part for child in children for part in (child if isinstance(child, tuple) else (child,))]
+        known[id(node)] = 1 + sum(_weight(part, known) for part in parts)
+    return known[id(node)]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -186,7 +186,9 @@ def flair2(root: Path, patch: str, part: Part) -> Wanted:
     wanted = flair(root, patch, part, FLAIR2_VOID)
     kept = [number for number in range(15) if number not in FLAIR2_VOID]
     cover = wanted.labels["cosia"]
-    ours = np.array([-1 if number < 0 else kept.index(number) for number in range(-1, 15) if number < 0 or number in kept])
+    ours = np.array(
+        [-1 if number < 0 else kept.index(number) for number in range(-1, 15) if number < 0 or number in kept]
+    )
     order = np.searchsorted([-1, *kept], cover)
     return Wanted(wanted.images, wanted.days, {"cosia": ours[order]}, wanted.reference)
 
@@ -252,7 +254,7 @@ def retold(path: Path, counts: list[int]) -> dict[str, int]:
 
 
 def harden_flair(root: Path) -> None:
-    """Random numbers: many, just enough and uneven dates; bins that are cloudy on each date; NaN; labels of all kinds."""
+    """Random numbers: just enough and uneven dates; bins that are cloudy on each date; NaN; labels of all kinds."""
     rng = np.random.default_rng(1)
     tables = root / "GLOBAL_ALL_MTD"
     optical = retold(tables / "GLOBAL_SENTINEL2_MTD_DATES.gpkg", [50, 16, 33])
@@ -323,7 +325,10 @@ def check(name: str, folder: Path, step: int) -> set[str]:
             scaled = scale_pixels(torch.from_numpy(np.array(sample.images[sensor]))[None], dataset.spec.sensors[sensor])
             assert scaled.shape[1:] == images.shape, (sample_name, sensor)
             log = dataset.spec.sensors[sensor].scaling.log
-            assert np.allclose(scaled[0], images, rtol=1e-6 if log else 0, atol=1e-6 if log else 0), (sample_name, sensor)
+            assert np.allclose(scaled[0], images, rtol=1e-6 if log else 0, atol=1e-6 if log else 0), (
+                sample_name,
+                sensor,
+            )
             assert (sample.dates[sensor] == wanted.days[sensor]).all(), (sample_name, sensor)
             assert sample.present[sensor].all() and sample.valid[sensor].all()
         for target, values in wanted.labels.items():

@@ -121,7 +121,7 @@ def _measure_one(image: ndarray, valid: ndarray | None, sensor: Sensor) -> Stati
         empty=empty.astype(np.int64),
         zero=zero.astype(np.int64),
         constant=(~empty & ~varies & varies.any()).astype(np.int64),
-        holes=holes.reshape(len(holes), -1).any(1).astype(np.int64),
+        holes=np.asarray(holes.reshape(len(holes), -1).any(1), np.int64),
         twins=_twins(stored, varies).astype(np.int64),
         summaries=(_summarise(stored, sensor, large),),
     )

@@ -22,12 +22,8 @@ def draw_dates(
     usable date, the one with the fewest unseen pixels is taken.
     """
     per_bin = _per_bin(count, bins, start)
-    return draw_among(share_unseen(bins, per_bin, start, unknown, cloudy), rng, start)
-
-
-def draw_among(unseen: np.ndarray, rng: np.random.Generator, start: int = 0) -> np.ndarray:
-    """As `draw_dates`, from the share of unseen pixels (bins dates) of each date."""
-    return _best(rng.random(unseen.shape), unseen, start)
+    unseen = share_unseen(bins, per_bin, start, unknown, cloudy)
+    return _best(rng.random((bins, per_bin)), unseen, start)
 
 
 def nearest_dates(
@@ -46,12 +42,13 @@ def nearest_dates(
         nan = np.isnan(images).any(axis=1)
         unknown = nan if unknown is None else unknown | nan
     used = slice(start, start + bins * per_bin)
-    x = images[used].reshape(bins, per_bin, *images.shape[1:])
+    x = np.ascontiguousarray(images[used]).reshape(bins, per_bin, *images.shape[1:])  # one order of sums, any storage
     hidden, never = _unseen(bins, per_bin, start, unknown, cloudy)
     if never is not None and never.any():
         x = np.where(never[:, :, None], np.nan, x)
     unseen = _share(hidden, bins, per_bin)
-    return _best(_distance_to_median(x, hidden, unseen == 0), unseen, start)
+    clouds = _unseen(bins, per_bin, start, None, cloudy)[0]
+    return _best(_distance_to_median(x, hidden, unseen == 0, clouds), unseen, start)
 
 
 def share_unseen(
@@ -103,15 +100,18 @@ def _unseen(
     return unseen & ~never, never
 
 
-def _distance_to_median(x: np.ndarray, unseen: np.ndarray | None, usable: np.ndarray) -> np.ndarray:
+def _distance_to_median(
+    x: np.ndarray, unseen: np.ndarray | None, usable: np.ndarray, clouds: np.ndarray | None
+) -> np.ndarray:
     """Mean absolute difference (bins dates) of x (bins dates c h w) to the median over the seen pixels of each bin."""
     if unseen is not None and unseen.any():
         import warnings
 
         finite = np.isfinite(x).all(axis=2) if x.dtype.kind == "f" else True  # official code: NaN stays band by band
+        gone = unseen & finite if clouds is None else unseen & (finite | clouds)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # a pixel that is unseen in all dates has no median
-            median = np.nanmedian(np.where((unseen & finite)[:, :, None], np.nan, x), axis=1, keepdims=True)
+            median = np.nanmedian(np.where(gone[:, :, None], np.nan, x), axis=1, keepdims=True)
     else:
         median = np.median(x, axis=1, keepdims=True)
     difference = np.abs(x - median)

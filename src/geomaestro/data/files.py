@@ -3,6 +3,7 @@
 Axes: t date, c band, h row, w column.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,11 +16,12 @@ from geomaestro.data.filelabels import FileRaster, column_labels
 from geomaestro.data.filespec import Dates, FileEntry, FilesSpec, FileTarget, Fit, Flags, Ground, Source
 from geomaestro.data.finding import Finder, Found, Sources, check_fields
 from geomaestro.data.listing import ID, LAT, LON, list_rows, put_places
-from geomaestro.data.moments import moments, of_array, of_cell, of_lines
+from geomaestro.data.moments import MAX_DATES, moments, of_array, of_cell, of_lines
 from geomaestro.data.patterns import fields_of
 from geomaestro.data.reading import check_sizes
 from geomaestro.data.scenes import Scene, state_of, unknown_pixels
 from geomaestro.data.stored import Opener, Stored
+from geomaestro.data.stores import whole
 from geomaestro.data.tables import Row, Rows, column_of
 from geomaestro.errors import DataError, SpecError
 from geomaestro.grid import Grid, Window
@@ -343,6 +345,8 @@ def days_of_array(opener: Opener, path: Path, how: Dates) -> np.ndarray:
     """(t 3) dates in an array of a file."""
     assert how.array is not None, "the caller looks"
     values = opener.array(path, how.array)
+    if math.prod(values.shape) > MAX_DATES:
+        raise DataError(f"{path}: {how.array!r} declares {math.prod(values.shape)} dates, more than {MAX_DATES}")
     numbers = values.dtype.kind in "iuf"
     units = getattr(values, "attrs", {}).get("units") if numbers else None
-    return of_array(np.asarray(values[...]), None if units is None else text_of(units), how, str(path))
+    return of_array(whole(path, values), None if units is None else text_of(units)[:200], how, str(path))

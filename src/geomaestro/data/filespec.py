@@ -197,7 +197,7 @@ class Samples(Strict):
             raise ValueError("`blocks` needs `place`: where the samples lie")
         return self
 
-    def _fields(self) -> list[str]:
+    def _fields(self) -> tuple[str, ...]:
         return fields_of(self.table or self.scan or "")
 
     @property

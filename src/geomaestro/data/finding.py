@@ -5,15 +5,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from geomaestro.data.filespec import FileEntry, FilesSpec, Source
 from geomaestro.data.listing import ID
 from geomaestro.data.patterns import fields_of, fill, parse, to_glob
-from geomaestro.data.stored import RASTERS, ArrayStored, Joined, Opener, Part, RasterStored, Stored, plain_axes
+from geomaestro.data.stored import (
+    RASTERS,
+    ArrayStored,
+    Joined,
+    Opener,
+    Part,
+    RasterStored,
+    Stored,
+    check_numbers,
+    plain_axes,
+)
 from geomaestro.data.tables import Row
 from geomaestro.errors import DataError, SpecError
 from geomaestro.grid import Window
 
 BAND = "band"  # the field of a path that stands for the name of a band
+MAX_NAME_BYTES = 255  # of a file's name, on the usual file systems
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +52,7 @@ class Finder:
         path, _, member = pattern.partition("!")
         free = [name for name in fields_of(pattern) if name not in row]
         if not free and "*" not in pattern:
-            where = fill(path, row, str(self.root))
+            where = self._filled(path, row)
             return [Found(self.root / where, fill(member, row, str(self.root)) if member else None, {})]
         if member:
             raise SpecError(f"{pattern!r}: a path into a zip can have no open field; it has {', '.join(free) or '*'}")
@@ -49,8 +62,28 @@ class Finder:
             listing = self._listings[pattern, known] = self._list(pattern, known)
         return listing.get(tuple(str(row[name]) for name in known), [])
 
+    def _filled(self, pattern: str, row: Mapping[str, Any]) -> str:
+        """A path with a row's values put in. What the spec itself writes may lead anywhere; a value of a table, or of
+        a file's name, may not lead out of the folder that the pattern names.
+
+        Raises:
+            DataError: naming the sample, the pattern and the path, if it would, or can be no path.
+        """
+        path = fill(pattern, row, str(self.root))
+        parts = path.split("/")
+        climbs = parts.count("..") > pattern.split("/").count("..") or path.startswith("/") > pattern.startswith("/")
+        if climbs or "\0" in path or any(len(part.encode("utf-8", "replace")) > MAX_NAME_BYTES for part in parts):
+            why = "leads out of the folder of the dataset" if climbs else "can be no path"
+            raise DataError(
+                f"{self.root}: sample {row.get(ID)!r}: its values make {path[:200]!r} of {pattern!r}, which {why}; "
+                "correct the table"
+            )
+        return path
+
     def _list(self, pattern: str, known: Sequence[str]) -> dict[tuple[str, ...], list[Found]]:
         listing: dict[tuple[str, ...], list[Found]] = {}
+        if pattern.startswith("/"):
+            raise SpecError(f"{pattern!r}: a path that is looked up starts in `data.root` ({self.root}), not with /")
         for path in sorted(self.root.glob(to_glob(pattern, {}))):
             fields = parse(pattern, str(path.relative_to(self.root)))
             if fields is not None:
@@ -142,10 +175,12 @@ class Sources:
         picked = source.pick or tuple(range(each))
         if max(picked) >= each:
             raise DataError(f"{name}: `pick` takes band {max(picked)}, but there are {each}, numbered from 0")
-        return RasterStored(name, opened, dates, picked, source.axes[:1] == (BAND,))
+        file = None if found.member else found.path
+        return RasterStored(name, opened, dates, picked, source.axes[:1] == (BAND,), file)
 
     def _array(self, source: Source, found: Found, name: str | None) -> Stored:
         array = self.opener.array(found.path, name)
+        check_numbers(f"{found.path}: array {name or ''}", np.dtype(array.dtype))
         axes = source.axes or plain_axes(len(array.shape), isinstance(source.array, tuple))
         if len(axes) != len(array.shape):
             said = f"`axes` names {len(axes)} ({', '.join(axes)})" if source.axes else "and `axes` does not name them"

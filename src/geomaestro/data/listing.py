@@ -72,6 +72,8 @@ def scan(root: Path, pattern: str) -> list[Row]:
         pattern = member
     else:
         path = root
+        if pattern.startswith("/"):
+            raise SpecError(f"samples.scan: {pattern!r} starts with /; it is looked up in `data.root` ({root})")
         names = sorted(
             str(p.relative_to(root)) for p in root.glob(to_glob(pattern, {})) if p.is_file() or p.suffix == ".zarr"
         )
@@ -201,5 +203,5 @@ def _centroid(value: Any, row: Row) -> list[float]:
     try:
         geometry = shapely.from_wkt(value) if isinstance(value, str) else shape(value)
         return [geometry.centroid.x, geometry.centroid.y]
-    except (shapely.errors.ShapelyError, AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
+    except (shapely.errors.ShapelyError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise DataError(f"sample {row.get(ID)!r}: place {str(value)[:40]!r} is no geometry ({error})") from None

@@ -70,7 +70,7 @@ def of_cell(value: Any, how: Dates, where: str) -> np.ndarray:
     if isinstance(value, str) and value.startswith(("[", "{")):
         try:
             value = json.loads(value)
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):
             raise DataError(f"{where}: {value[:40]!r} is not readable JSON") from None
     if isinstance(value, dict):
         try:
@@ -90,12 +90,57 @@ def of_lines(path: Path, how: Dates) -> np.ndarray:
     """(t 3) of a text file with one date, or name that holds one, per line."""
     if not path.is_file():
         raise DataError(f"{path}: no such file")
-    lines = path.read_text(encoding="utf-8").split()
+    if path.stat().st_size > MAX_DATES * 100:
+        raise DataError(f"{path}: {path.stat().st_size} bytes are too many for a list of dates")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: holds text that is not UTF-8 ({error})") from None
     return moments(lines, how, str(path))
+
+
+def days_of_names(values: np.ndarray, how: Dates) -> np.ndarray | None:
+    """(t 3) of product names in bytes that are alike but for letters and digits; None where `moment` must look at each.
+
+    Measured: 20 us for 120 names instead of 250 us, a sixth of the time that a sample of TreeSatAI-TS takes.
+    """
+    if values.dtype.kind != "O" or how.part is None or how.format is not None or how.hours or len(values) == 0:
+        return None
+    names = values.tolist()
+    if not all(type(name) is bytes and len(name) == len(names[0]) for name in names):
+        return None
+    letters = np.frombuffer(b"".join(names), np.uint8).reshape(len(names), -1)
+    breaks = [-1, *np.flatnonzero(letters[0] == ord("_")).tolist()]
+    same = letters[:, breaks[1:]] == ord("_")
+    if not -len(breaks) <= how.part < len(breaks) or not same.all() or (letters == ord("_")).sum() != same.size:
+        return None
+    first = breaks[how.part] + 1
+    digits = letters[:, first : first + 8].astype(np.int64) - ord("0")
+    if digits.shape[1] != 8 or ((digits < 0) | (digits > 9)).any():
+        return None
+    return _days_of_numbers(digits @ 10 ** np.arange(7, -1, -1))
+
+
+def _days_of_numbers(numbers: np.ndarray) -> np.ndarray | None:
+    """(t 3) of dates written as one number, year, month and day; None if one is in no calendar. Day 00 counts as 01."""
+    year, month, day = numbers // 10_000, numbers // 100 % 100, np.maximum(numbers % 100, 1)
+    if (year < 1).any() or ((month < 1) | (month > 12)).any():
+        return None
+    months = ((year - 1970) * 12 + month - 1).astype("datetime64[M]")
+    days = months.astype("datetime64[D]") + (day - 1)
+    if (days.astype("datetime64[M]") != months).any():
+        return None
+    of_year = (days - days.astype("datetime64[Y]").astype("datetime64[D]")).astype(np.int64) + 1
+    return np.stack([year, of_year, np.zeros_like(year)], axis=1).astype(np.int16)
 
 
 def of_array(values: np.ndarray, units: str | None, how: Dates, where: str) -> np.ndarray:
     """(t 3) of an array: text, or numbers in CF `units` such as "days since 1990-01-01"."""
+    if values.dtype.kind not in "SUOMiuf":
+        raise DataError(f"{where}: holds dates of type {values.dtype}; text, numbers and datetime64 are read")
+    quick = days_of_names(values, how)
+    if quick is not None:
+        return quick
     if values.dtype.kind in "SUO":
         return moments(decoded(Path(where), values.ravel()).tolist(), how, where)
     if values.dtype.kind == "M":

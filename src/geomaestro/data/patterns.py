@@ -25,7 +25,7 @@ def fields_of(pattern: str) -> tuple[str, ...]:
         if not name.isidentifier() or form or conversion:
             said = name + (f"!{conversion}" if conversion else "") + (f":{form}" if form else "")
             raise SpecError(f"pattern {pattern!r}: {{{said}}} is no field; fields are plain names such as {{id}}")
-    return [name for name, _, _ in fields]
+    return tuple(name for name, _, _ in fields)
 
 
 def fill(pattern: str, row: Mapping[str, Any], where: str) -> str:

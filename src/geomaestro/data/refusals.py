@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from geomaestro.errors import DataError
+from geomaestro.errors import DataError, GeomaestroError
 
 MISSING, EMPTY, UNREADABLE, SIZE, PLACE = "missing", "empty file", "unreadable", "wrong size", "wrong place"
 BLANK, LABEL, ODD, OTHER = "no pixels", "wrong label", "odd pixels", "other"
@@ -19,6 +19,8 @@ WORDS = (
     (PLACE, r"georeference|does not overlap|another grid"),
     (SIZE, r"its spec says|pixels|bands|axes|dates|images"),
 )
+# measured with GDAL 3.10: without, half a JPEG is filled up with grey and half a PNG with whatever was in memory
+NO_FILLING = {"GDAL_ERROR_ON_LIBJPEG_WARNING": "TRUE", "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO"}
 
 
 class RefusedError(DataError):
@@ -49,12 +51,19 @@ def reason_of(error: Exception) -> str:
 
 @contextmanager
 def strictly(rasters: bool) -> Iterator[tuple[type[Exception], ...]]:
-    """Errors that readers raise for damaged files; a JPEG that ends too early is one, where GDAL else fills it up."""
+    """Errors that readers raise for damaged files; GDAL takes no JPEG or PNG that ends too early for whole here."""
     if not rasters:
-        yield (DataError, OSError)
+        yield (GeomaestroError, OSError)
         return
     import rasterio
+
+    with rasterio.Env(**NO_FILLING):
+        yield (GeomaestroError, OSError, *raster_errors())
+
+
+def raster_errors() -> tuple[type[Exception], ...]:
+    """What rasterio raises; its transformations let errors of GDAL through (measured: of a point off every map)."""
+    from rasterio._err import CPLE_BaseError
     from rasterio.errors import RasterioError
 
-    with rasterio.Env(GDAL_ERROR_ON_LIBJPEG_WARNING="TRUE"):
-        yield (DataError, OSError, RasterioError)
+    return RasterioError, CPLE_BaseError

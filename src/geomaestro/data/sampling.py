@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from geomaestro.data.dates import draw_among, nearest_dates, random_start
+from geomaestro.data.dates import nearest_dates, random_start
 from geomaestro.data.reading import Visit, check_sizes, fixed_dates
 from geomaestro.data.scenes import CLOUDY, UNKNOWN, Scene, Scenes, Series
 from geomaestro.data.spec import Common, SensorEntry, Target
@@ -215,25 +215,32 @@ def choose(
         return None
     start = random_start(count, bins, rng)
     if rng is not None:
-        return draw_among(shares_unseen(states, count, bins, start), rng, start)
+        return draw(states, count, bins, start, rng)
     unknown, cloudy = (None, None) if states is None else (states & UNKNOWN > 0, states & CLOUDY > 0)
     return nearest_dates(series.read(None, window), bins, unknown=unknown, cloudy=cloudy, start=start)
 
 
-def shares_unseen(states: np.ndarray | None, count: int, bins: int, start: int) -> np.ndarray:
-    """(bins dates): as `dates.share_unseen`, of bits (t h w), looking only at the dates that have any."""
+def draw(states: np.ndarray | None, count: int, bins: int, start: int, rng: np.random.Generator) -> np.ndarray:
+    """As `dates.draw_dates`, of bits (t h w); the share of unseen pixels is taken only in bins without a clear date."""
     per_bin = count // bins
-    shares = np.zeros(bins * per_bin)
+    distance = rng.random((bins, per_bin))
     if states is not None:
-        flat = states[start : start + len(shares)].reshape(len(shares), -1)
-        some = np.flatnonzero(np.bitwise_or.reduce(flat, axis=1))
-        flat = flat[some]
-        cloudy = np.zeros(len(shares), bool)
-        cloudy[some] = np.bitwise_or.reduce(flat, axis=1) & CLOUDY > 0
-        hopeless = cloudy.reshape(bins, per_bin).all(axis=1).repeat(per_bin)[some]
-        unseen = np.where(hopeless, UNKNOWN, UNKNOWN | CLOUDY).astype(np.uint8)
-        shares[some] = (flat & unseen[:, None] > 0).sum(axis=1) / max(flat.shape[1], 1)
-    return shares.reshape(bins, per_bin)
+        bits = states[start : start + bins * per_bin].reshape(bins, per_bin, -1)
+        found = np.bitwise_or.reduce(bits, axis=2)
+        drawn, distance = distance, np.where(found == 0, distance, 2.0)
+        lacking = np.flatnonzero(np.logical_and.reduce(found, axis=1))
+        if len(lacking):
+            share = _share_unseen(bits[lacking], found[lacking])
+            distance[lacking] = np.where(share == 0, drawn[lacking], 2 + share)
+    return np.asarray(start + np.arange(0, bins * per_bin, per_bin) + distance.argmin(axis=1))
+
+
+def _share_unseen(bits: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """(bins dates) of bits (bins dates pixels), `found` in any pixel; the rule of `dates.share_unseen`."""
+    hopeless = np.logical_and.reduce(found & CLOUDY, axis=1)
+    unseen = bits & np.where(hopeless, UNKNOWN, UNKNOWN | CLOUDY).astype(np.uint8)[:, None, None] > 0
+    unseen = unseen & ~np.logical_and.reduce(unseen, axis=1, keepdims=True)  # pixels that no date shows
+    return np.asarray(unseen.mean(axis=2))
 
 
 def _draw_turn(rng: np.random.Generator, images: list[np.ndarray]) -> Turn:

@@ -3,7 +3,6 @@
 Axes: t date, c band, h row, w column. Whatever a file's own axes, a `Stored` is (t c h w).
 """
 
-import math
 import os
 import zipfile
 from collections.abc import Sequence
@@ -19,11 +18,12 @@ from geomaestro.data.coordinates import grid_of_group
 from geomaestro.data.raster import grid_of, open_raster, read_bands, read_not_measured
 from geomaestro.data.reading import check_bytes, open_h5
 from geomaestro.data.spec import Axis
-from geomaestro.data.stores import NPZ_ERRORS, open_zarr, read_arrays
+from geomaestro.data.stores import NPZ_ERRORS, check_array, lookup, open_zarr, read_arrays
 from geomaestro.errors import DataError, SpecError
 from geomaestro.grid import Grid, Window
 
 MAX_BYTES = 2 << 30  # assumed; a declared size is checked before memory is given
+MAX_MEMBER_BYTES = 1 << 28  # assumed; of one image in a zip, which is unpacked in memory
 RASTERS = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".jp2")
 ALL_AXES: tuple[Axis, ...] = ("date", "band", "row", "col")
 
@@ -63,6 +63,8 @@ class RasterStored:
     dates: int
     bands: tuple[int, ...]
     by_band: bool
+    file: Path | None = None
+    """The file itself; None for a member of a zip."""
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -86,8 +88,11 @@ class RasterStored:
         return 1 + (band * self.dates + date if self.by_band else date * each + band)
 
     def grid(self) -> Grid | None:
-        """Georeference of the file."""
-        return grid_of(self.source)
+        """Georeference of the file, which is opened again for it: few readers ask."""
+        if self.file is None:
+            return grid_of(self.source)
+        with open_raster(self.file) as source:
+            return grid_of(source)
 
     def unmeasured(self, window: Window) -> np.ndarray | None:
         """(1 h w): its alpha or validity band."""
@@ -117,7 +122,7 @@ class ArrayStored:
     @cached_property
     def dtype(self) -> np.dtype:
         """Of the stored numbers."""
-        return np.dtype(self.array.dtype)
+        return np.dtype(self.array.dtype).newbyteorder("=")
 
     def read(self, dates: np.ndarray | None, window: Window) -> np.ndarray:
         """Stored numbers (d c h w)."""
@@ -126,8 +131,9 @@ class ArrayStored:
         parts = {"date": dates if few else slice(None), "band": slice(None), "row": rows, "col": cols}
         try:
             x = np.asarray(self.array[tuple(parts[axis] for axis in self.axes)])
-        except (OSError, RuntimeError, ValueError) as error:
+        except Exception as error:  # measured: each codec of Zarr and HDF5 fails with its own kind
             raise DataError(f"{self.path}: unreadable, probably truncated ({error}); fetch the file again") from None
+        x = x.astype(x.dtype.newbyteorder("="), copy=False)  # torch knows this machine's order of bytes alone
         x = to_tchw(x, self.axes)
         if dates is not None and not few and "date" in self.axes:
             x = x[dates]
@@ -135,7 +141,7 @@ class ArrayStored:
 
     def grid(self) -> Grid | None:
         """Where its coordinates say it lies."""
-        return None if self.group is None else grid_of_group(self.group)
+        return None if self.group is None else grid_of_group(self.group, self.path)
 
     def unmeasured(self, window: Window) -> np.ndarray | None:
         """Arrays say it by numbers alone."""
@@ -237,6 +243,16 @@ def plain_axes(ndim: int, per_band: bool) -> tuple[Axis, ...]:
     return usual.get(ndim, ())
 
 
+def check_numbers(where: str, dtype: np.dtype) -> None:
+    """Refuse what no pixels are made of.
+
+    Raises:
+        DataError: naming the file and its type.
+    """
+    if dtype.kind not in "biuf" or dtype.itemsize > 8:
+        raise DataError(f"{where}: holds values of type {dtype}; pixels are whole numbers, decimal numbers or booleans")
+
+
 class Opener:
     """Opens the files of one scene, each once, and closes all of them."""
 
@@ -251,11 +267,11 @@ class Opener:
         self._stack.close()
 
     def raster(self, path: Path, member: str | None = None) -> Any:
-        """An open raster, or one in a zip."""
+        """An open raster, without its georeference, or one in a zip."""
         key = f"{path}!{member}"
         if key not in self._open:
             data = None if member is None else self._member(path, member)
-            self._open[key] = self._stack.enter_context(open_raster(path, data, member))
+            self._open[key] = self._stack.enter_context(open_raster(path, data, member, georeferenced=False))
         return self._open[key]
 
     def group(self, path: Path) -> Any:
@@ -274,17 +290,17 @@ class Opener:
         if path.suffix == ".npz":
             return read_arrays(path, [name], MAX_BYTES)[name]
         group = self.group(path)
-        found = group.get(name)
+        found = lookup(path, group, name)
         if getattr(found, "shape", None) is None:
-            raise DataError(f"{path}: has no dataset {name!r}; it has {', '.join(sorted(group.keys()))}")
-        check_bytes(path, math.prod(found.shape) * found.dtype.itemsize, MAX_BYTES)
+            raise DataError(f"{path}: has no dataset {name!r}; it has {', '.join(sorted(group.keys())[:40])}")
+        check_array(path, name, found, MAX_BYTES)
         return found
 
     def _member(self, path: Path, member: str) -> bytes:
         try:
             at = path.stat()
             archive = _archive(path, os.getpid(), (at.st_mtime_ns, at.st_size))
-            check_bytes(path, archive.getinfo(member).file_size, MAX_BYTES)
+            check_bytes(path, archive.getinfo(member).file_size, MAX_MEMBER_BYTES)
             return bytes(archive.read(member))
         except KeyError:
             raise DataError(f"{path}: has no member {member!r}") from None
@@ -307,6 +323,7 @@ def _map_npy(path: Path) -> np.ndarray:
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except NPZ_ERRORS as error:
+        with np.errstate(over="raise"):
+            return np.lib.format.open_memmap(path, mode="r")  # unlike np.load it opens nothing but npy
+    except (*NPZ_ERRORS, FloatingPointError) as error:
         raise DataError(f"{path}: not a readable npy file, probably truncated: {error}") from None

@@ -3,6 +3,7 @@
 import csv
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -13,6 +14,9 @@ from geomaestro.errors import DataError, SpecError
 
 Row = dict[str, Any]
 MAX_TEXT_BYTES = 2 << 30  # assumed; a hostile file must not fill memory
+MAX_COLUMNS = 10_000  # assumed; each value of each row becomes a Python object
+MAX_CELLS = 200_000_000  # assumed; a million samples of 200 columns
+MAX_CELL_BYTES = 100_000_000  # assumed; of one value in a GeoPackage
 GEOMETRY = "geometry"  # column of a GeoJSON feature's geometry
 
 
@@ -137,6 +141,7 @@ def _read_csv(path: Path) -> list[Row]:
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
         try:
+            _check_columns(path, reader.fieldnames or [])
             rows = [dict(row) for row in reader]
         except csv.Error as error:
             raise DataError(f"{path}: not a readable CSV: {error}") from None
@@ -146,11 +151,24 @@ def _read_csv(path: Path) -> list[Row]:
     return rows
 
 
+def _check_columns(path: Path, names: Sequence[str], rows: int = 1) -> None:
+    """Refuse a table too wide or too big for memory, or in which two columns have one name."""
+    if len(names) > MAX_COLUMNS or len(names) * rows > MAX_CELLS:
+        raise DataError(
+            f"{path}: {len(names)} columns of {rows} rows are too many; leave out what the spec does not name"
+        )
+    twice = [name for name, count in Counter(names).items() if name and count > 1]
+    if twice:
+        raise DataError(f"{path}: two columns are named {twice[0]!r}; rename one")
+
+
 def _read_parquet(path: Path) -> list[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
+        about = pq.read_metadata(path)
+        _check_columns(path, list(about.schema.to_arrow_schema().names), about.num_rows)
         rows: list[Row] = pq.read_table(path).to_pylist()
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a readable Parquet file: {error}") from None
@@ -159,11 +177,12 @@ def _read_parquet(path: Path) -> list[Row]:
 
 def _read_geojson(path: Path) -> list[Row]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
         features = values["features"] if isinstance(values, dict) else values
         rows = []
         for feature in features:
             row = dict(feature["properties"])
+            _ = [value.encode() for value in row.values() if isinstance(value, str)]  # JSON can write what is no text
             row.setdefault("id", feature.get("id"))
             rows.append({**row, GEOMETRY: feature.get("geometry")})
     except (ValueError, RecursionError, TypeError, KeyError, AttributeError) as error:
@@ -176,15 +195,34 @@ def _read_gpkg(path: Path) -> list[Row]:
     _check_pages(path)
     try:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)) as database:
-            names = [row[0] for row in database.execute("select table_name from gpkg_contents")]
+            database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_CELL_BYTES)
+            _check_plain(path, database, "gpkg_contents")
+            names = [str(row[0]) for row in database.execute("select table_name from gpkg_contents limit 100")]
             if len(names) != 1:
                 raise DataError(f"{path}: has the tables {', '.join(names)}; one is expected")
-            quoted = '"' + str(names[0]).replace('"', '""') + '"'
+            quoted = _check_plain(path, database, names[0])
             cursor = database.execute(f"select * from {quoted}")  # noqa: S608 -- the name is quoted
             columns = [item[0] for item in cursor.description]
             return [dict(zip(columns, values, strict=True)) for values in cursor]
     except sqlite3.Error as error:
         raise DataError(f"{path}: not a readable GeoPackage: {error}") from None
+
+
+def _check_plain(path: Path, database: sqlite3.Connection, name: str) -> str:
+    """A table's name in quotes; refuse a view, a virtual table or a computed column: they run what the file says.
+
+    Raises:
+        DataError: naming the file and the table.
+    """
+    found = database.execute("select type, sql from sqlite_master where name = ?", (name,)).fetchone()
+    quoted = '"' + name.replace('"', '""') + '"'
+    if found is None:
+        raise DataError(f"{path}: not a readable GeoPackage: it has no table {name}")
+    kind, made = found
+    plain = kind == "table" and not str(made).lower().startswith("create virtual")
+    if not plain or any(row[6] for row in database.execute(f"pragma table_xinfo({quoted})")):
+        raise DataError(f"{path}: {name} is computed, no table of stored values; export it as a plain layer")
+    return quoted
 
 
 def _check_pages(path: Path) -> None:
@@ -198,7 +236,7 @@ def _check_pages(path: Path) -> None:
 
 
 def _read_text(path: Path) -> list[Row]:
-    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    lines = (line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines())
     return [{"name": line} for line in lines if line]
 
 

@@ -1,7 +1,7 @@
 """What a running program shows and keeps: a progress bar, rows of metrics, TensorBoard where it is installed."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -49,6 +49,20 @@ def bar(title: str, total: int, done: int = 0) -> Iterator[Bar]:
     )
     with Progress(*columns, console=console, transient=False) as progress:
         yield Bar(progress, progress.add_task(title, total=total, completed=done, note=""))
+
+
+@contextmanager
+def counted(title: str) -> Iterator[Callable[[int, int, str], None]]:
+    """Progress of a job that finds out itself how much it has to do: gives `report(done, total, note)`."""
+    with ExitStack() as stack:
+        shown: list[Bar] = []
+
+        def report(done: int, total: int, note: str = "") -> None:
+            if not shown:
+                shown.append(stack.enter_context(bar(title, total)))
+            shown[0].update(done, note)
+
+        yield report
 
 
 @contextmanager

@@ -4,7 +4,7 @@ What a step does follows from (seed, step) alone, so a run that was killed and r
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +51,7 @@ def pretrain(
     step, elapsed_before = _resume(folder, model, optimiser)
     rows = JsonRows(folder / "metrics.jsonl", tensorboard=tensorboard)
     quarantine = Quarantine(folder / QUARANTINE, len(dataset), recipe.max_bad_share)
-    batches = training_batches(
-        dataset,
-        batch=recipe.batch,
-        seed=seed,
-        start=step,
-        steps=total,
-        workers=recipe.workers,
-        quarantine=quarantine,
-    )
+    batches = _batches(dataset, recipe, quarantine, seed, range(step, total))
     started_at = saved_at = time.monotonic()
     first = step
     with bar(title, total, step) as shown, catch_signals() as stop:
@@ -93,6 +85,20 @@ def pretrain(
             if stop.asked and step < total:
                 raise Interrupted(f"stopped after step {step} of {total}, state saved")
     return total
+
+
+def _batches(
+    dataset: Dataset, recipe: PretrainRecipe, quarantine: Quarantine, seed: int, steps: range
+) -> Iterator[Batch[Tensor]]:
+    return training_batches(
+        dataset,
+        batch=recipe.batch,
+        seed=seed,
+        start=steps.start,
+        steps=steps.stop,
+        workers=recipe.workers,
+        quarantine=quarantine,
+    )
 
 
 def forward(model: Mae, batch: Batch[Tensor], precision: str) -> Reconstruction:
