@@ -16,6 +16,7 @@ data = App(name="data", help="Make and look at datasets.")
 app.command(data)
 
 Overrides = Annotated[list[str] | None, Parameter(negative="", show_default=False)]
+Splits = Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")]
 Resume = Annotated[bool, Parameter(negative="")]
 
 
@@ -181,10 +182,11 @@ def pack(
     /,
     *,
     root: Path | None = None,
-    splits: tuple[str, ...] = ("train", "val", "test"),
+    splits: Splits = None,
     workers: int | None = None,
     shard: str = "0/1",
     engine: str = "processes",
+    scheduler: str | None = None,
 ) -> None:
     """Pack a dataset into the fast store; the same command goes on where it was stopped.
 
@@ -192,10 +194,11 @@ def pack(
         spec: a built-in dataset, a spec.yaml or a packed folder.
         out: a new folder, or one that packing was begun in.
         root: the folder of the files; that of the spec by default.
-        splits: which splits; give it several times.
-        workers: processes; as many as processors by default.
+        splits: which to pack; train, val and test by default.
+        workers: processes; as many as there are processors by default.
         shard: share i/n of the shards, for machines that know nothing of each other.
         engine: processes, serial or dask (an extra).
+        scheduler: address of a running Dask scheduler.
     """
     from geomaestro.data.jobs import Jobs
     from geomaestro.data.pack import pack as pack_dataset
@@ -203,12 +206,96 @@ def pack(
     from geomaestro.learn.log import counted
 
     with counted("pack") as report:
-        jobs = Jobs.of(engine, workers, shard)
-        done = pack_dataset(load_spec(spec), _root_of(spec, root), out, splits, jobs=jobs, report=report)
+        jobs = Jobs.of(engine, workers, shard, scheduler)
+        chosen = tuple(splits or ("train", "val", "test"))
+        done = pack_dataset(load_spec(spec), _root_of(spec, root), out, chosen, jobs=jobs, report=report)
     if done.unfinished:
         print(f"{done.unfinished} shards are left to other shares; the last to end writes the index")
     print(f"{done.samples} samples, {done.quarantined} unreadable")
     _say("dataset", out)
+
+
+@data.command
+def check(
+    spec: str,
+    root: Path | None = None,
+    /,
+    *,
+    splits: Splits = None,
+    out: Path | None = None,
+    workers: int | None = None,
+    shard: str = "0/1",
+    engine: str = "processes",
+    scheduler: str | None = None,
+) -> None:
+    """Read everything of a dataset once; list what can't be used, and compare the pixels with the spec.
+
+    Exit code 1 if a sample is bad, the spec contradicts the pixels with certainty, or a picture is in two splits.
+
+    Args:
+        spec: a built-in dataset, a spec.yaml, or the folder of a packed dataset, whose hashes are checked.
+        root: the folder of the files; that of the spec by default.
+        splits: which to read; all by default.
+        out: the list of bad samples, for `data.quarantine` of a recipe; quarantine-NAME.jsonl by default.
+        workers: processes; as many as there are processors by default.
+        shard: i/n reads a share of the samples, into a list of its own, and compares no splits.
+        engine: processes, serial or dask.
+        scheduler: address of a running Dask scheduler.
+    """
+    from geomaestro.data.checking import check as check_dataset
+    from geomaestro.data.jobs import Jobs
+    from geomaestro.data.spec import PackedSpec
+    from geomaestro.data.specs import load_spec
+    from geomaestro.learn.log import counted
+    from geomaestro.report.dataset_tables import check_tables
+
+    jobs, given, folder = Jobs.of(engine, workers, shard, scheduler), load_spec(spec), _root_of(spec, root)
+    if isinstance(given, PackedSpec):
+        _verify(folder / given.directory, jobs.workers)
+        return
+    with counted(f"check {given.name}") as report:
+        result = check_dataset(given, folder, splits, out=out, jobs=jobs, report=report)
+    _print(check_tables(result))
+    _say("list of bad samples", result.out)
+    if not result.ok:
+        raise SystemExit(1)
+
+
+@data.command
+def stats(
+    spec: str,
+    root: Path | None = None,
+    /,
+    *,
+    splits: Splits = None,
+    out: Path | None = None,
+    workers: int | None = None,
+    engine: str = "processes",
+    scheduler: str | None = None,
+) -> None:
+    """Describe a dataset: values of bands, dates, places, labels, what its splits know of each other, a scaling.
+
+    Args:
+        spec: a built-in dataset, a spec.yaml, or the folder of a packed dataset.
+        root: the folder of the files; that of the spec by default.
+        splits: which to read; all by default.
+        out: the page to write, with the numbers beside it as JSON; stats-NAME.html by default.
+        workers: processes; as many as there are processors by default.
+        engine: processes, serial or dask.
+        scheduler: address of a running Dask scheduler.
+    """
+    from geomaestro.data.dataset_stats import stats as describe
+    from geomaestro.data.jobs import Jobs
+    from geomaestro.data.specs import load_spec
+    from geomaestro.learn.log import counted
+    from geomaestro.report.dataset_page import write_page
+    from geomaestro.report.dataset_tables import stats_tables
+
+    jobs, given = Jobs.of(engine, workers, scheduler=scheduler), load_spec(spec)
+    with counted(f"stats {given.name}") as report:
+        numbers = describe(given, _root_of(spec, root), splits, jobs=jobs, report=report)
+    _print(stats_tables(numbers))
+    _say("page", write_page(numbers, out or Path(f"stats-{given.name}.html")))
 
 
 @data.command(name="list")
@@ -220,6 +307,25 @@ def list_datasets() -> None:
         spec = load_spec(name)
         size = f", {spec.size_gb:g} GB" if spec.size_gb else ""
         print(f"{name}: {spec.about} [{spec.licence}{size}]")
+
+
+def _verify(folder: Path, workers: int) -> None:
+    from geomaestro.data.verify import verify
+
+    found = verify(folder, workers=workers)
+    for problem in found:
+        print(problem)
+    print(f"{folder}: {len(found)} problems" if found else f"{folder}: whole, every hash as in the manifest")
+    if found:
+        raise SystemExit(1)
+
+
+def _print(parts: Any) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    for part in parts:
+        console.print(part, soft_wrap=isinstance(part, str))
 
 
 def _root_of(spec: str, root: Path | None) -> Path:

@@ -271,11 +271,22 @@ def describe(grid: Grid) -> str:
 
 
 def middle(grid: Grid) -> tuple[float, float]:
-    """Longitude and latitude of the middle of a grid, in degrees."""
+    """Longitude and latitude of the middle of a grid, in degrees.
+
+    Raises:
+        DataError: if the coordinates are none of the coordinate system.
+    """
     from rasterio.warp import transform
 
+    from geomaestro.data.refusals import raster_errors
+
     west, south, east, north = grid.bounds
-    lon, lat = transform(grid.crs, "EPSG:4326", [(west + east) / 2], [(south + north) / 2])
+    try:
+        lon, lat = transform(grid.crs, "EPSG:4326", [(west + east) / 2], [(south + north) / 2])
+    except raster_errors() as error:
+        raise DataError(
+            f"coordinates {(west + east) / 2:g}, {(south + north) / 2:g} are not on Earth ({error})"
+        ) from None
     return float(lon[0]), float(lat[0])
 
 

@@ -54,11 +54,15 @@ class FileScenes:
         for row in rows:
             with Opener() as opener:
                 sources = Sources(self._finder, row, opener)
-                groups = sources.files(entry, entry.bands)[:1]
-                grid = sources.open(entry, groups, 1, False).grid()
+                try:
+                    groups = sources.files(entry, entry.bands)[:1]
+                    grid = sources.open(entry, groups, 1, False).grid()
+                    row[LON], row[LAT] = (None, None) if grid is None else middle(grid)
+                except DataError:  # its place is not known; reading the sample says why
+                    row[LON], row[LAT] = None, None
+                    continue
             if grid is None:
                 raise DataError(f"{sources.where(entry)}: has no georeference, so `samples.blocks` has no place for it")
-            row[LON], row[LAT] = middle(grid)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -70,7 +74,7 @@ class FileScenes:
     def places(self) -> list[tuple[float, float] | None]:
         """Longitude and latitude where the table tells them."""
         known = (self.rows[index] for index in range(len(self)))
-        return [(row[LON], row[LAT]) if LON in row else None for row in known]
+        return [(row[LON], row[LAT]) if row.get(LON) is not None else None for row in known]
 
     def labels(self, target: str) -> np.ndarray:
         """Labels of all scenes, in order."""
@@ -325,7 +329,7 @@ class _SceneReader:
 
     def place(self) -> tuple[float, float] | None:
         """Longitude and latitude, from the table or the georeference of the files as they are stored."""
-        if LON in self.row:
+        if self.row.get(LON) is not None:
             return self.row[LON], self.row[LAT]
         name = self.spec.samples.place
         if not isinstance(name, str):

@@ -180,7 +180,7 @@ class Sources:
 
     def _array(self, source: Source, found: Found, name: str | None) -> Stored:
         array = self.opener.array(found.path, name)
-        check_numbers(f"{found.path}: array {name or ''}", np.dtype(array.dtype))
+        check_numbers(f"{found.path}: array {name}" if name else str(found.path), np.dtype(array.dtype))
         axes = source.axes or plain_axes(len(array.shape), isinstance(source.array, tuple))
         if len(axes) != len(array.shape):
             said = f"`axes` names {len(axes)} ({', '.join(axes)})" if source.axes else "and `axes` does not name them"

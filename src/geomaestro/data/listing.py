@@ -135,13 +135,17 @@ def _check_splits(splits: Sequence[str], there: Sequence[str]) -> None:
         raise SpecError(f"no split {', '.join(missing)}; the dataset has {', '.join(there)}")
 
 
-def by_blocks(places: Sequence[tuple[float, float]], how: Blocks) -> list[str]:
+def by_blocks(places: Sequence[tuple[float, float] | tuple[None, None]], how: Blocks) -> list[str]:
     """The split of each place (lon, lat): blocks of `size_km` in a drawn order fill the splits up to their shares.
 
-    A larger share is filled first wherever two lack as much, so that no split stays empty while there are blocks.
+    A place that is not known is a block of its own. A larger share is filled first wherever two lack as much, so that
+    no split stays empty while there are blocks.
     """
     blocks: dict[tuple[int, int], list[int]] = {}
     for number, (lon, lat) in enumerate(places):
+        if lon is None or lat is None:
+            blocks[-(10**6), number] = [number]
+            continue
         row = math.floor(lat * EARTH_KM / how.size_km)
         width = EARTH_KM * max(math.cos(math.radians((row + 0.5) * how.size_km / EARTH_KM)), 0.01)
         blocks.setdefault((row, math.floor(lon * width / how.size_km)), []).append(number)

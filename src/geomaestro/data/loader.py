@@ -168,8 +168,8 @@ def training_batches(
 ) -> Iterator[Batch[Tensor]]:
     """Batches of steps `start` to `steps`; step s holds visits s * batch to (s + 1) * batch, across epochs.
 
-    `rank` (number, count) takes its share of each step. With a `quarantine`, a step goes without the samples that cannot
-    be read, and they are listed there.
+    `rank` (number, count) takes its share of each step. With a `quarantine`, a step goes without the samples that
+    cannot be read, and they are listed there.
 
     Raises:
         DataError: if a sample can't be read, or too many of them; or if a step has no readable sample.

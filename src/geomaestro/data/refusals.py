@@ -1,8 +1,6 @@
 """Why a scene can't be used: kinds of damage, told from the errors of the readers."""
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from geomaestro.errors import DataError, GeomaestroError
@@ -19,8 +17,6 @@ WORDS = (
     (PLACE, r"georeference|does not overlap|another grid"),
     (SIZE, r"its spec says|pixels|bands|axes|dates|images"),
 )
-# measured with GDAL 3.10: without, half a JPEG is filled up with grey and half a PNG with whatever was in memory
-NO_FILLING = {"GDAL_ERROR_ON_LIBJPEG_WARNING": "TRUE", "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO"}
 
 
 class RefusedError(DataError):
@@ -49,16 +45,9 @@ def reason_of(error: Exception) -> str:
     return f"{path}: is empty (0 bytes); fetch the file again" if hollow else text
 
 
-@contextmanager
-def strictly(rasters: bool) -> Iterator[tuple[type[Exception], ...]]:
-    """Errors that readers raise for damaged files; GDAL takes no JPEG or PNG that ends too early for whole here."""
-    if not rasters:
-        yield (GeomaestroError, OSError)
-        return
-    import rasterio
-
-    with rasterio.Env(**NO_FILLING):
-        yield (GeomaestroError, OSError, *raster_errors())
+def reader_errors(rasters: bool) -> tuple[type[Exception], ...]:
+    """What readers raise for damaged files."""
+    return (GeomaestroError, OSError, *(raster_errors() if rasters else ()))
 
 
 def raster_errors() -> tuple[type[Exception], ...]:

@@ -1,5 +1,6 @@
 """A whole run: pretrain, evaluate, and the run folder that holds what was made."""
 
+import itertools
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -196,9 +197,26 @@ def _check_all(run: Run) -> object:
         return None
     task = make_task(recipe.evaluate.target, find_target(run.spec, recipe.evaluate.target), spec.encoder)
     check_protocols(recipe.evaluate, task)
-    for split in (data.train_split, data.val_split, data.test_split):
-        run.open(split)
+    require_disjoint(run)
     return task
+
+
+def require_disjoint(run: Run) -> None:
+    """Refuse to score on what was learned from: the splits of an evaluation share no sample.
+
+    Raises:
+        SpecError: naming two splits that do, and one of the samples.
+    """
+    data = run.recipe.data
+    splits = (data.train_split, data.val_split, data.test_split)
+    names = {split: set(run.open(split).ids()) for split in dict.fromkeys(splits)}
+    for one, other in itertools.combinations(splits, 2):
+        shared = names[one] & names[other]
+        if shared:
+            raise SpecError(
+                f"{run.spec.name}: splits {one!r} and {other!r} share {len(shared)} samples, {min(shared)!r} for one: "
+                "scores would mean nothing; say how the samples are split (see `samples` in docs/own-data.md)"
+            )
 
 
 def pretrain_all(run: Run, *, tensorboard: bool) -> tuple[list[Encoder], int]:
@@ -326,8 +344,7 @@ def evaluate_model(model: str, recipe: Recipe, folder: Path, *, command: str, re
     check_sensors(sensors, encoder.spec.inputs, need_all=True)
     task = make_task(recipe.evaluate.target, find_target(run.spec, recipe.evaluate.target), encoder.spec)
     check_protocols(recipe.evaluate, task)
-    for split in (recipe.data.train_split, recipe.data.val_split, recipe.data.test_split):
-        run.open(split)
+    require_disjoint(run)
     run.require_likely(run.open(recipe.data.train_split))
     open_run(folder, {**recipe.model_dump(mode="json"), "evaluated_model": str(find(model))}, resume=resume)
     with lock(folder):
