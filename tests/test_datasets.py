@@ -29,7 +29,10 @@ RUNS = {
 }
 SMALL = (
     *("model.size=tiny", "model.dim=32", "model.depth=2", "model.heads=2", "model.joint_blocks=0", "model.head_dim=16"),
-    *("model.decoder={dim: 32, depth: 1, heads: 2}", "pretrain={epochs: null, steps: 2, batch: 2, precision: fp32, workers: 0}"),
+    *(
+        "model.decoder={dim: 32, depth: 1, heads: 2}",
+        "pretrain={epochs: null, steps: 2, batch: 2, precision: fp32, workers: 0}",
+    ),
 )
 SHORT = (
     *("evaluate.protocols=[fine-tune]", "evaluate.labels=[all]", "evaluate.batch=4"),

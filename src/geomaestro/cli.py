@@ -175,6 +175,19 @@ def get_published(name: str, out: Path | None = None, /, *, endpoint: str | None
     _say("dataset", folder)
 
 
+@data.command(name="init")
+def init_dataset(folder: Path, /, *, out: Path | None = None) -> None:
+    """Look at a folder of files (or a zip of images) and write a dataset spec and a recipe, with comments, to edit.
+
+    Args:
+        folder: the folder of the files.
+        out: the spec to write; NAME.yaml in the current folder by default. The recipe ends in -recipe.yaml.
+    """
+    from geomaestro.data.init import init
+
+    init(folder, out)
+
+
 @data.command
 def pack(
     spec: str,

@@ -16,7 +16,7 @@ from geomaestro.data.filelabels import FileRaster, column_labels
 from geomaestro.data.filespec import Dates, FileEntry, FilesSpec, FileTarget, Fit, Flags, Ground, Source
 from geomaestro.data.finding import Finder, Found, Sources, check_fields
 from geomaestro.data.listing import ID, LAT, LON, list_rows, put_places
-from geomaestro.data.moments import MAX_DATES, moments, of_array, of_cell, of_lines
+from geomaestro.data.moments import MAX_DATES, WrittenDays, all_days, moments, of_array, of_cell, of_lines
 from geomaestro.data.patterns import fields_of
 from geomaestro.data.reading import check_sizes
 from geomaestro.data.scenes import Scene, state_of, unknown_pixels
@@ -103,11 +103,28 @@ class FileSeries:
     """One sensor's images in files. What `state` has to look at is read once per window."""
 
     def __init__(
-        self, where: str, entry: FileEntry, stored: Stored, days: np.ndarray, flags: Mapping[str, "FlagReader"]
+        self,
+        where: str,
+        entry: FileEntry,
+        stored: Stored,
+        days: np.ndarray | WrittenDays,
+        flags: Mapping[str, "FlagReader"],
     ) -> None:
-        self.where, self.entry, self.stored, self.days, self.flags = where, entry, stored, days, flags
+        self.where, self.entry, self.stored, self.flags = where, entry, stored, flags
+        self._days = days
         self.shape = stored.shape
         self._read: tuple[Window, np.ndarray] | None = None
+
+    @property
+    def days(self) -> np.ndarray:
+        """(t 3) int16: year, day of year, hour."""
+        return all_days(self._days)
+
+    def days_of(self, dates: np.ndarray | None) -> np.ndarray:
+        """(d 3) of some dates, or of all."""
+        if isinstance(self._days, WrittenDays):
+            return self._days.of(dates)
+        return self._days if dates is None else self._days[dates]
 
     def read(self, dates: np.ndarray | None, window: Window) -> np.ndarray:
         """Stored numbers (d c h w) of some dates, or of all."""
@@ -173,6 +190,7 @@ class _SceneReader:
         days = self._days(name, entry, groups)
         per_file = entry.dates is not None and entry.dates.field in fields_of(entry.path)
         if per_file and len(days) == len(groups):  # names need not sort as their dates do
+            days = all_days(days)
             order = np.lexsort(days.T[::-1])
             groups, days = [groups[i] for i in order], days[order]
         where = self.sources.where(entry)
@@ -190,7 +208,7 @@ class _SceneReader:
         stored = self._placed(where, stored, self._grid(name), entry.fit, entry.nodata, self._size(name))
         return FileSeries(where, entry, stored, days, flags)
 
-    def _flags(self, how: Flags, name: str, size: tuple[int, int], days: np.ndarray) -> FlagReader:
+    def _flags(self, how: Flags, name: str, size: tuple[int, int], days: np.ndarray | WrittenDays) -> FlagReader:
         """Pixels told of images of a stored size and of these days, brought to where the images are brought."""
         entry = self.spec.entry(name)
         groups, where = self.sources.files(how, entry.bands), self.sources.where(how)
@@ -199,7 +217,7 @@ class _SceneReader:
             told = self._days_of_names(entry.dates, entry.dates.field, groups, where)
             order = np.lexsort(told.T[::-1])
             groups = [groups[i] for i in order]
-            if not np.array_equal(told[order], days):
+            if not np.array_equal(told[order], all_days(days)):
                 raise DataError(f"{where}: the dates of its {len(told)} files are not those of the {len(days)} images")
         stored = self.sources.open(how, groups, len(days), per_file)
         if stored.shape[0] != len(days):
@@ -273,7 +291,7 @@ class _SceneReader:
         stored = self._placed(where, stored, grid, how, None, size)
         return FileRaster(name, target, stored, (stored.shape[2], stored.shape[3]), where)
 
-    def _days(self, name: str, entry: FileEntry, groups: list[list[Found]]) -> np.ndarray:
+    def _days(self, name: str, entry: FileEntry, groups: list[list[Found]]) -> np.ndarray | WrittenDays:
         """(t 3) the dates of a sensor."""
         how = entry.dates
         if how is None:
@@ -283,12 +301,12 @@ class _SceneReader:
             if given == name:
                 raise SpecError(f"sensor {name!r} is the reference date but has no `dates`")
             first = self.spec.entry(given)
-            return self._days(given, first, self.sources.files(first, first.bands))[:1]
+            return all_days(self._days(given, first, self.sources.files(first, first.bands)))[:1]
         if how.field is not None:
             return self._days_of_names(how, how.field, groups, self.sources.where(entry))
         return self._days_said(how, groups, self.sources.where(entry))
 
-    def _days_said(self, how: Dates, groups: list[list[Found]], where: str) -> np.ndarray:
+    def _days_said(self, how: Dates, groups: list[list[Found]], where: str) -> np.ndarray | WrittenDays:
         if how.fixed is not None:
             return of_cell(how.fixed, how, where)
         if how.column is not None:
@@ -320,7 +338,7 @@ class _SceneReader:
             days = series[given].days
         else:
             entry = self.spec.entry(given)
-            days = self._days(given, entry, self.sources.files(entry, entry.bands))
+            days = all_days(self._days(given, entry, self.sources.files(entry, entry.bands)))
         if len(days) == 0:
             raise DataError(
                 f"{self.sources.finder.root}: sample {self.row[ID]!r} has no date of {given!r}, its reference"
@@ -345,12 +363,15 @@ def _same_extent(coarse: tuple[int, int], fine: tuple[int, int]) -> bool:
     return (coarse[0] * each, coarse[1] * each) == fine
 
 
-def days_of_array(opener: Opener, path: Path, how: Dates) -> np.ndarray:
-    """(t 3) dates in an array of a file."""
+def days_of_array(opener: Opener, path: Path, how: Dates) -> np.ndarray | WrittenDays:
+    """(t 3) dates in an array of a file; names are read when they are asked for."""
     assert how.array is not None, "the caller looks"
     values = opener.array(path, how.array)
-    if math.prod(values.shape) > MAX_DATES:
-        raise DataError(f"{path}: {how.array!r} declares {math.prod(values.shape)} dates, more than {MAX_DATES}")
+    shape = values.shape
+    if math.prod(shape) > MAX_DATES:
+        raise DataError(f"{path}: {how.array!r} declares {math.prod(shape)} dates, more than {MAX_DATES}")
+    if values.dtype.kind in "SO" and len(shape) == 1 and hasattr(values, "id"):
+        return WrittenDays(values, how, str(path))
     numbers = values.dtype.kind in "iuf"
     units = getattr(values, "attrs", {}).get("units") if numbers else None
     return of_array(whole(path, values), None if units is None else text_of(units)[:200], how, str(path))

@@ -181,13 +181,12 @@ class Sources:
     def _array(self, source: Source, found: Found, name: str | None) -> Stored:
         array = self.opener.array(found.path, name)
         check_numbers(f"{found.path}: array {name}" if name else str(found.path), np.dtype(array.dtype))
-        axes = source.axes or plain_axes(len(array.shape), isinstance(source.array, tuple))
-        if len(axes) != len(array.shape):
+        shape = tuple(array.shape)  # h5py asks its file each time
+        axes = source.axes or plain_axes(len(shape), isinstance(source.array, tuple))
+        if len(axes) != len(shape):
             said = f"`axes` names {len(axes)} ({', '.join(axes)})" if source.axes else "and `axes` does not name them"
-            raise DataError(
-                f"{found.path}: array{f' {name}' if name else ''} has {len(array.shape)} axes {array.shape}, {said}"
-            )
-        bands = dict(zip(axes, array.shape, strict=True)).get(BAND, 1)
+            raise DataError(f"{found.path}: array{f' {name}' if name else ''} has {len(shape)} axes {shape}, {said}")
+        bands = dict(zip(axes, shape, strict=True)).get(BAND, 1)
         if source.pick is not None and max(source.pick) >= bands:
             raise DataError(f"{found.path}: `pick` takes band {max(source.pick)}, but there are {bands}, from 0")
         group = None if found.path.suffix in (".npy", ".npz") else self.opener.group(found.path)

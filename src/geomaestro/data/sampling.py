@@ -185,7 +185,7 @@ def _take(spec: Common, name: str, scene: Scene, cut: Cut, rng: np.random.Genera
     unknown = None
     if states is not None:
         unknown = (states if index is None else states[index]) & UNKNOWN > 0
-    days = series.days if index is None else series.days[index]
+    days = series.days_of(index)
     return _Taken(images, days, unknown if unknown is not None and unknown.any() else None)
 
 

@@ -34,6 +34,10 @@ class Series(Protocol):
         """(t 3) int16: year, day of year, hour."""
         ...
 
+    def days_of(self, dates: np.ndarray | None) -> np.ndarray:
+        """(d 3) of some dates, or of all (None)."""
+        ...
+
     def read(self, dates: np.ndarray | None, window: Window) -> np.ndarray:
         """Stored numbers (d c h w) of some dates, or of all (None)."""
         ...
@@ -110,6 +114,10 @@ class MemorySeries:
         """(t c h w)"""
         t, c, h, w = self.images.shape
         return t, c, h, w
+
+    def days_of(self, dates: np.ndarray | None) -> np.ndarray:
+        """(d 3) of some dates, or of all."""
+        return self.days if dates is None else self.days[dates]
 
     def read(self, dates: np.ndarray | None, window: Window) -> np.ndarray:
         """Stored numbers (d c h w) of some dates, or of all."""

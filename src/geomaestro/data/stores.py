@@ -65,7 +65,7 @@ def lookup(path: Path, group: Any, name: str) -> Any:
             _check_codecs(path, name, getattr(found, "metadata", None))
             return found
         found = _within(path, group, name, MAX_LINKS)
-        if getattr(found, "shape", None) is not None:
+        if hasattr(found, "external"):
             _check_storage(path, name, found)
         return found
     except DataError:
@@ -112,6 +112,11 @@ def _plain_dataset(group: Any, name: str) -> Any:
 
 def _check_storage(path: Path, name: str, found: Any) -> None:
     """Refuse a dataset of HDF5 whose numbers lie in other files."""
+    import h5py
+
+    plan = found.id.get_create_plist()
+    if plan.get_external_count() == 0 and plan.get_layout() != h5py.h5d.VIRTUAL:
+        return
     elsewhere = [str(item[0]) for item in found.external or ()]
     if found.is_virtual:
         elsewhere += [source.file_name for source in found.virtual_sources() if source.file_name != "."]
