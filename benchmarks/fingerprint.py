@@ -2,7 +2,7 @@
 
 The table of scenes that band orders are judged by is refitted without the tiles it is tried on (8 folds; a scene of
 TerraMesh, seen by two products, and all of EuroSAT stay together). `--fit` prints the table from all tiles, as in
-src/geomaestro/data/spectra.py.
+src/geomaestro/data/quality/spectra.py.
 
 Axes: n image, c band, h row, w column, s sample, k component.
 """
@@ -19,9 +19,9 @@ import numpy as np
 import rasterio
 from numpy import ndarray
 
-from geomaestro.data.bandstats import Statistics, Summary, measure
-from geomaestro.data.fingerprint import judge
-from geomaestro.data.spectra import BANDS, SCENES, Scenes
+from geomaestro.data.quality.bandstats import Statistics, Summary, measure
+from geomaestro.data.quality.fingerprint import judge
+from geomaestro.data.quality.spectra import BANDS, SCENES, Scenes
 from geomaestro.sensors import Sensor
 
 L1C = (*BANDS[:10], "B10", *BANDS[10:])

@@ -30,12 +30,12 @@ from rasterio.windows import Window
 
 from benchmarks.step import machine_slug, state_of_code
 from geomaestro.data.loader import training_batches
+from geomaestro.data.miniatures.synthetic import EarthOptions, synthesise
 from geomaestro.data.opening import open_dataset
-from geomaestro.data.pack import Jobs, pack
+from geomaestro.data.packing.pack import Jobs, pack
 from geomaestro.data.reading import Visit
 from geomaestro.data.sampling import SceneDataset
 from geomaestro.data.specs import load_spec
-from geomaestro.data.synthetic import EarthOptions, synthesise
 
 HERE = Path(__file__).parent
 SERIES = {"s2": ("sen-2", 16), "s1_asc": ("sen-1-asc", 4), "s1_des": ("sen-1-des", 4)}

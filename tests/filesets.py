@@ -12,7 +12,7 @@ import rasterio
 from rasterio.enums import ColorInterp
 
 from geomaestro.config import check, merge
-from geomaestro.data.filespec import FilesSpec
+from geomaestro.data.files.filespec import FilesSpec
 from geomaestro.data.opening import open_dataset
 from geomaestro.data.sampling import SceneDataset
 

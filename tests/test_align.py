@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from rasterio.warp import transform
 
-from geomaestro.data.align import Padded, about_middle, fitted, middle, on_ground, same_grid
-from geomaestro.data.filespec import Fit
-from geomaestro.data.stored import Stored
+from geomaestro.data.files.align import Padded, about_middle, fitted, middle, on_ground, same_grid
+from geomaestro.data.files.filespec import Fit
+from geomaestro.data.files.stored import Stored
 from geomaestro.errors import DataError
 from geomaestro.grid import Grid, Window
 from tests.filesets import CORNER, CRS, numbers
@@ -293,7 +293,7 @@ def test_a_square_about_the_middle() -> None:
 
 
 def test_the_place_is_told_by_a_file(tmp_path: Path) -> None:
-    from geomaestro.data.raster import grid_of, open_raster
+    from geomaestro.data.files.raster import grid_of, open_raster
     from tests.filesets import write_tif
 
     write_tif(tmp_path / "a.tif", numbers(1, 4, 6))

@@ -20,9 +20,9 @@ import rasterio
 import zarr
 
 from geomaestro.config import check, parse_yaml, read_yaml
-from geomaestro.data.filespec import FilesSpec
+from geomaestro.data.files.filespec import FilesSpec
+from geomaestro.data.files.tables import read_table
 from geomaestro.data.opening import open_dataset
-from geomaestro.data.tables import read_table
 from geomaestro.errors import DataError, GeomaestroError, SpecError
 from geomaestro.samples import Sample
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from rasterio.warp import transform
 
-from geomaestro.data.checking import CheckResult, check
-from geomaestro.data.jobs import Jobs
-from geomaestro.data.miniature import Size, write_miniature
+from geomaestro.data.miniatures.miniature import Size, write_miniature
+from geomaestro.data.packing.jobs import Jobs
+from geomaestro.data.quality.checking import CheckResult, check
+from geomaestro.data.quality.survey import Look, splits_of, survey
 from geomaestro.data.quarantine import read_quarantine
 from geomaestro.data.specs import load_spec
-from geomaestro.data.survey import Look, splits_of, survey
 from geomaestro.errors import DataError
 from geomaestro.report.dataset_tables import check_tables
 from tests.filesets import CORNER, numbers, sensor, spec_of, write_csv, write_picture, write_tif

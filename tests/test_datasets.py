@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from geomaestro.data.miniature import Size, miniatures, write_miniature
+from geomaestro.data.miniatures.miniature import Size, miniatures, write_miniature
 from geomaestro.data.opening import open_dataset
 from geomaestro.data.reading import Visit
 from geomaestro.data.specs import builtin_specs, load_spec

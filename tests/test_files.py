@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from geomaestro.data.files import FileScenes
+from geomaestro.data.files.reader import FileScenes
 from geomaestro.data.sampling import SceneDataset
 from geomaestro.errors import GeomaestroError, SpecError
 from tests.filesets import CORNER, numbers, open_files, sensor, spec_of, write_csv, write_picture, write_tif

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from numpy import ndarray
 
-from geomaestro.data.bandstats import KEPT, Statistics, measure
-from geomaestro.data.fingerprint import Finding, is_sentinel2, judge, normal_name
-from geomaestro.data.spectra import BANDS, SCENES
+from geomaestro.data.quality.bandstats import KEPT, Statistics, measure
+from geomaestro.data.quality.fingerprint import Finding, is_sentinel2, judge, normal_name
+from geomaestro.data.quality.spectra import BANDS, SCENES
 from geomaestro.sensors import Sensor
 
 L1C = (*BANDS[:10], "B10", *BANDS[10:])

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from geomaestro.data.checking import check
-from geomaestro.data.filespec import Blocks
-from geomaestro.data.leakage import Leakage, leakage, training_split
-from geomaestro.data.likeness import NO_HASH, averaged, content_hash, likeness, near_pairs, picture_hashes
-from geomaestro.data.listing import by_blocks
-from geomaestro.data.placing import Extent, Reference, check_ground, distance_km, extent_of
-from geomaestro.data.survey import Record, Seen
+from geomaestro.data.files.filespec import Blocks
+from geomaestro.data.files.listing import by_blocks
+from geomaestro.data.quality.checking import check
+from geomaestro.data.quality.leakage import Leakage, leakage, training_split
+from geomaestro.data.quality.likeness import NO_HASH, averaged, content_hash, likeness, near_pairs, picture_hashes
+from geomaestro.data.quality.placing import Extent, Reference, check_ground, distance_km, extent_of
+from geomaestro.data.quality.survey import Record, Seen
 from geomaestro.errors import DataError
 from geomaestro.grid import Grid
 from tests.filesets import sensor, spec_of, write_csv, write_tif

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geomaestro.data.filespec import Blocks
-from geomaestro.data.listing import EARTH_KM, LAT, LON, by_blocks, list_rows, put_places, scan
+from geomaestro.data.files.filespec import Blocks
+from geomaestro.data.files.listing import EARTH_KM, LAT, LON, by_blocks, list_rows, put_places, scan
 from geomaestro.errors import GeomaestroError, SpecError
 from tests.filesets import sensor, spec_of, write_csv
 

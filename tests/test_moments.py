@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from geomaestro.data.filespec import Dates
-from geomaestro.data.moments import days_of_names, moment, moments, of_array, of_cell, of_lines
+from geomaestro.data.files.filespec import Dates
+from geomaestro.data.files.moments import days_of_names, moment, moments, of_array, of_cell, of_lines
 from geomaestro.errors import DataError
 
 COLUMN = Dates(column="date")

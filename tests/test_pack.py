@@ -28,16 +28,16 @@ import torch
 import yaml
 
 from geomaestro.data.dates import draw_dates
-from geomaestro.data.jobs import run
 from geomaestro.data.loader import evaluation_batches, training_batches
 from geomaestro.data.opening import open_dataset
-from geomaestro.data.pack import Jobs, Packed, PackOptions, pack
+from geomaestro.data.packed.shards import Maps, PackedScenes
+from geomaestro.data.packing.jobs import run
+from geomaestro.data.packing.pack import Jobs, Packed, PackOptions, pack
+from geomaestro.data.packing.verify import verify
 from geomaestro.data.reading import Dataset, Visit
 from geomaestro.data.sampling import draw
 from geomaestro.data.scenes import CLOUDY, UNKNOWN
-from geomaestro.data.shards import Maps, PackedScenes
 from geomaestro.data.specs import load_spec
-from geomaestro.data.verify import verify
 from geomaestro.errors import DataError, RunError, SpecError
 from geomaestro.learn.recipe import Recipe
 from geomaestro.samples import Sample
@@ -48,7 +48,7 @@ SMALL = PackOptions(shard_bytes=1_500_000)  # 3 samples of the miniature Earth
 PROGRAM = """
 import sys
 from pathlib import Path
-from geomaestro.data.pack import *
+from geomaestro.data.packing.pack import *
 from geomaestro.data.specs import load_spec
 root, out = Path(sys.argv[1]), Path(sys.argv[2])
 def run(**how):
@@ -363,7 +363,7 @@ def left_over(token: str) -> list[str]:
 
 KILL = "import os, signal\ndef die(): os.kill(os.getpid(), signal.SIGKILL)\n"
 AT_MEMBER = """
-from geomaestro.data import tars
+from geomaestro.data.packing import tars
 add, left = tars.TarWriter.add, [{count}]
 def counted(*args):
     left[0] -= 1
@@ -373,7 +373,7 @@ tars.TarWriter.add = counted
 run()
 """
 AT_CALL = """
-from geomaestro.data import pack as program
+from geomaestro.data.packing import pack as program
 call, left = program.{name}, [{count}]
 def counted(*args, **kwargs):
     left[0] -= 1

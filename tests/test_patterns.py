@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geomaestro.data.patterns import fields_of, fill, parse, partly, to_glob
+from geomaestro.data.files.patterns import fields_of, fill, parse, partly, to_glob
 from geomaestro.errors import SpecError
 
 WORDS = st.text("abc09-.", min_size=1, max_size=6)

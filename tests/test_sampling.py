@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geomaestro.data.filespec import FilesSpec
+from geomaestro.data.files.filespec import FilesSpec
 from geomaestro.data.reading import Visit
 from geomaestro.data.sampling import SceneDataset
 from geomaestro.data.scenes import UNKNOWN, MemoryRaster, MemorySeries, Scene

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from geomaestro.config import check
-from geomaestro.data.filespec import FilesSpec
+from geomaestro.data.files.filespec import FilesSpec
 from geomaestro.data.spec import ArraySpec
 from geomaestro.data.specs import builtin_specs, load_spec
 from geomaestro.errors import SpecError

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import yaml
 
-from geomaestro.data.dataset_stats import season, stats, suggested
-from geomaestro.data.jobs import Jobs
-from geomaestro.data.pack import pack
+from geomaestro.data.packing.jobs import Jobs
+from geomaestro.data.packing.pack import pack
+from geomaestro.data.quality.dataset_stats import season, stats, suggested
+from geomaestro.data.quality.spread import KEPT, spread_of
 from geomaestro.data.specs import load_spec
-from geomaestro.data.spread import KEPT, spread_of
 from geomaestro.report.dataset_page import brief, degrees, percent, render, write_page
 from geomaestro.report.dataset_tables import stats_tables
 from geomaestro.sensors import Scaling, Sensor

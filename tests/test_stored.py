@@ -19,8 +19,8 @@ import h5py
 import numpy as np
 import pytest
 
-from geomaestro.data import stored as module
-from geomaestro.data.files import FileSeries
+from geomaestro.data.files import stored as module
+from geomaestro.data.files.reader import FileSeries
 from geomaestro.errors import GeomaestroError
 from geomaestro.grid import Window
 from tests.filesets import CORNER, CRS, numbers, open_files, sensor, write_csv, write_picture, write_tif

@@ -17,8 +17,8 @@ import pytest
 import rasterio
 import yaml
 
-from geomaestro.data import earth
-from geomaestro.data.synthetic import CLASSES, EarthOptions, synthesise
+from geomaestro.data.miniatures import earth
+from geomaestro.data.miniatures.synthetic import CLASSES, EarthOptions, synthesise
 from geomaestro.errors import DataError
 
 SERIES = {"sen-1-asc-data": 2, "sen-1-des-data": 2, "sen-2-data": 10, "sen-2-masks": 2}  # name -> bands
@@ -290,5 +290,6 @@ def test_a_negative_count_is_refused():
 
 
 def test_importing_the_module_loads_no_geo_library():
-    code = "import sys, geomaestro.data.synthetic; sys.exit(bool({'rasterio', 'h5py', 'torch'} & set(sys.modules)))"
+    heavy = {"rasterio", "h5py", "torch"}
+    code = f"import sys, geomaestro.data.miniatures.synthetic; sys.exit(bool({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from geomaestro.data import tables as module
-from geomaestro.data.tables import column_of, join, only, parse_columns, read_table
+from geomaestro.data.files import tables as module
+from geomaestro.data.files.tables import column_of, join, only, parse_columns, read_table
 from geomaestro.errors import DataError, GeomaestroError, SpecError
 
 ROWS = [{"id": "a1", "class": "Äcker", "split": "train"}, {"id": "b2", "class": "wood, dry", "split": "test"}]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import rasterio
 
-from geomaestro.data.filespec import FilesSpec
+from geomaestro.data.files.filespec import FilesSpec
 from geomaestro.data.opening import open_dataset
 from geomaestro.data.reading import Visit
 from geomaestro.data.sampling import SceneDataset

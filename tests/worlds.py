@@ -16,10 +16,10 @@ import pytest
 import yaml
 
 from geomaestro.config import check, merge
+from geomaestro.data.miniatures.synthetic import EarthOptions, synthesise
 from geomaestro.data.opening import open_dataset
 from geomaestro.data.reading import Dataset, Visit
 from geomaestro.data.specs import load_spec
-from geomaestro.data.synthetic import EarthOptions, synthesise
 from geomaestro.learn.recipe import Recipe
 from geomaestro.models.task import Task
 from geomaestro.samples import Sample

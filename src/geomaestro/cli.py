@@ -140,7 +140,7 @@ def synth(
         test: samples of the test split; 200, or 6.
         seed: another seed makes other images; a larger miniature begins with the smaller.
     """
-    from geomaestro.data.miniature import Size, write_miniature
+    from geomaestro.data.miniatures.miniature import Size, write_miniature
     from geomaestro.learn.log import bar
 
     size = Size.usual(name, seed=seed, train=train, val=val, test=test)
@@ -213,8 +213,8 @@ def pack(
         engine: processes, serial or dask (an extra).
         scheduler: address of a running Dask scheduler.
     """
-    from geomaestro.data.jobs import Jobs
-    from geomaestro.data.pack import pack as pack_dataset
+    from geomaestro.data.packing.jobs import Jobs
+    from geomaestro.data.packing.pack import pack as pack_dataset
     from geomaestro.data.specs import load_spec
     from geomaestro.learn.log import counted
 
@@ -255,8 +255,8 @@ def check(
         engine: processes, serial or dask.
         scheduler: address of a running Dask scheduler.
     """
-    from geomaestro.data.checking import check as check_dataset
-    from geomaestro.data.jobs import Jobs
+    from geomaestro.data.packing.jobs import Jobs
+    from geomaestro.data.quality.checking import check as check_dataset
     from geomaestro.data.spec import PackedSpec
     from geomaestro.data.specs import load_spec
     from geomaestro.learn.log import counted
@@ -297,8 +297,8 @@ def stats(
         engine: processes, serial or dask.
         scheduler: address of a running Dask scheduler.
     """
-    from geomaestro.data.dataset_stats import stats as describe
-    from geomaestro.data.jobs import Jobs
+    from geomaestro.data.packing.jobs import Jobs
+    from geomaestro.data.quality.dataset_stats import stats as describe
     from geomaestro.data.specs import load_spec
     from geomaestro.learn.log import counted
     from geomaestro.report.dataset_page import write_page
@@ -323,7 +323,7 @@ def list_datasets() -> None:
 
 
 def _verify(folder: Path, workers: int) -> None:
-    from geomaestro.data.verify import verify
+    from geomaestro.data.packing.verify import verify
 
     found = verify(folder, workers=workers)
     for problem in found:

@@ -4,7 +4,7 @@ from importlib import resources
 from pathlib import Path
 
 from geomaestro.config import check, merge, read_yaml
-from geomaestro.data.synthetic import EarthOptions, synthesise
+from geomaestro.data.miniatures.synthetic import EarthOptions, synthesise
 from geomaestro.learn.log import bar
 from geomaestro.learn.recipe import Recipe
 from geomaestro.learn.run import run_recipe

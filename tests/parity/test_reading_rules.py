@@ -22,7 +22,7 @@ import pytest
 import rasterio
 import torch
 
-from geomaestro.data.miniature import Size, write_miniature
+from geomaestro.data.miniatures.miniature import Size, write_miniature
 from geomaestro.data.opening import open_dataset
 from geomaestro.data.sampling import SceneDataset
 from geomaestro.data.specs import load_spec

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from geomaestro.data.files.stored import to_tchw
+from geomaestro.data.files.stores import read_arrays
 from geomaestro.data.reading import decoded, label_error
 from geomaestro.data.scenes import MemoryRaster, MemorySeries, Scene, state_of, unknown_pixels
 from geomaestro.data.spec import ArrayEntry, ArraySpec, ArrayTarget
-from geomaestro.data.stored import to_tchw
-from geomaestro.data.stores import read_arrays
 from geomaestro.errors import DataError, SpecError
 
 MAX_BYTES = 8 << 30  # assumed; arrays are held in memory, and a hostile header must not fill it

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from geomaestro.data.arrays import ArrayScenes
-from geomaestro.data.files import FileScenes
-from geomaestro.data.filespec import FilesSpec
+from geomaestro.data.files.filespec import FilesSpec
+from geomaestro.data.files.reader import FileScenes
 from geomaestro.data.sampling import SceneDataset
 from geomaestro.data.scenes import Scenes
 from geomaestro.data.spec import ArraySpec
@@ -23,7 +23,7 @@ def open_scenes(spec: DatasetSpec, root: Path, splits: tuple[str, ...]) -> Scene
     elif isinstance(spec, ArraySpec):
         scenes = ArrayScenes(spec, root, splits)
     else:
-        from geomaestro.data.shards import PackedScenes
+        from geomaestro.data.packed.shards import PackedScenes
 
         scenes = PackedScenes(spec, root, splits)
     if len(scenes) == 0:

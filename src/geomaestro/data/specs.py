@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from geomaestro.config import apply_overrides, check, merge, read_yaml
-from geomaestro.data.filespec import FilesSpec
+from geomaestro.data.files.filespec import FilesSpec
 from geomaestro.data.spec import ArraySpec, PackedSpec
 from geomaestro.errors import SpecError
 

@@ -14,10 +14,10 @@ import torch
 
 from geomaestro.data.loader import Remembered, Subset, check_readable, read_all
 from geomaestro.data.opening import open_dataset
+from geomaestro.data.quality.look import look
 from geomaestro.data.quarantine import QUARANTINE, read_quarantine, readable
 from geomaestro.data.reading import Dataset
 from geomaestro.data.specs import DatasetSpec
-from geomaestro.data.trust import look
 from geomaestro.errors import SpecError
 from geomaestro.learn import metrics
 from geomaestro.learn.allocator import keep_freed_memory

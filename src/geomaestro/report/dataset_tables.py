@@ -6,8 +6,8 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from geomaestro.data.checking import CheckResult
-from geomaestro.data.leakage import Leakage
+from geomaestro.data.quality.checking import CheckResult
+from geomaestro.data.quality.leakage import Leakage
 from geomaestro.report.dataset_page import brief, percent
 from geomaestro.report.html import count
 

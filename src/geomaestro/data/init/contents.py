@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from geomaestro.data.coordinates import text_of
+from geomaestro.data.files.coordinates import text_of
+from geomaestro.data.files.raster import grid_of, open_raster
+from geomaestro.data.files.stored import RASTERS, Opener
+from geomaestro.data.files.stores import read_arrays
 from geomaestro.data.init.words import BAND_AXES, COL_AXES, ROW_AXES, SAMPLE_AXES, TIME_AXES
-from geomaestro.data.raster import grid_of, open_raster
-from geomaestro.data.stored import RASTERS, Opener
-from geomaestro.data.stores import read_arrays
 from geomaestro.errors import DataError, GeomaestroError
 from geomaestro.grid import Grid
 
@@ -148,7 +148,7 @@ def _npz(root: Path, path: str) -> Content:
 
 
 def _group(path: str, group: Any) -> Content:
-    from geomaestro.data.coordinates import grid_of_group
+    from geomaestro.data.files.coordinates import grid_of_group
 
     found: dict[str, Any] = {}
     for name in list(group.keys())[:MOST_ARRAYS]:

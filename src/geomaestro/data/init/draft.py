@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from geomaestro.data.files.stored import RASTERS
 from geomaestro.data.init.contents import look
 from geomaestro.data.init.entries import Known, attach_clouds, entry, gsd
 from geomaestro.data.init.known import guess
@@ -20,7 +21,6 @@ from geomaestro.data.init.streams import Leave, Stream, merge_same, streams_of
 from geomaestro.data.init.survey import Survey
 from geomaestro.data.init.targets import class_folders, label_px, map_target, of_columns
 from geomaestro.data.init.words import DATE, HEIGHTS, has, plain
-from geomaestro.data.stored import RASTERS
 from geomaestro.errors import DataError, GeomaestroError
 from geomaestro.grid import Grid
 

@@ -7,12 +7,12 @@ from itertools import pairwise
 
 import numpy as np
 
-from geomaestro.data.bandstats import measure
-from geomaestro.data.fingerprint import CENTRES_NM, Finding, judge, normal_name
 from geomaestro.data.init.measure import Levels
 from geomaestro.data.init.streams import Stream, family_of
 from geomaestro.data.init.words import HEIGHTS, has, plain
-from geomaestro.data.spectra import BANDS
+from geomaestro.data.quality.bandstats import measure
+from geomaestro.data.quality.fingerprint import CENTRES_NM, Finding, judge, normal_name
+from geomaestro.data.quality.spectra import BANDS
 from geomaestro.sensors import Scaling, Sensor
 
 S2_NM = dict(zip((*BANDS, "B10"), (*CENTRES_NM, 1374), strict=True))

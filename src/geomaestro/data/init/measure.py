@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
-from geomaestro.data.filespec import Source
-from geomaestro.data.finding import Finder, Sources
+from geomaestro.data.files.filespec import Source
+from geomaestro.data.files.finding import Finder, Sources
+from geomaestro.data.files.listing import ID
+from geomaestro.data.files.patterns import fields_of
+from geomaestro.data.files.stored import RASTERS, Opener
 from geomaestro.data.init.naming import File
 from geomaestro.data.init.streams import Stream
-from geomaestro.data.listing import ID
-from geomaestro.data.patterns import fields_of
-from geomaestro.data.stored import RASTERS, Opener
 from geomaestro.errors import GeomaestroError
 from geomaestro.grid import Window
 

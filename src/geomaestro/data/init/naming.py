@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import PurePosixPath
 
+from geomaestro.data.files.patterns import parse
 from geomaestro.data.init.words import DATE, is_band, is_kind, split_of
-from geomaestro.data.patterns import parse
 
 FREE, FIXED, SEP = "free", "fixed", "sep"  # roles beside id, date, band, split, label, kind, star
 FIELDS = ("date", "band", "split", "label")

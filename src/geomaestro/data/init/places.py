@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from geomaestro.data.align import middle
-from geomaestro.data.filespec import Blocks
+from geomaestro.data.files.align import middle
+from geomaestro.data.files.filespec import Blocks
+from geomaestro.data.files.listing import by_blocks
 from geomaestro.data.init.contents import look
 from geomaestro.data.init.naming import File
 from geomaestro.data.init.notes import Note
 from geomaestro.data.init.rows import Listing
 from geomaestro.data.init.streams import Stream
-from geomaestro.data.listing import by_blocks
 from geomaestro.errors import GeomaestroError
 
 SIZES_KM = (100.0, 50.0, 25.0, 10.0, 5.0, 2.0, 1.0, 0.5, 0.25)
@@ -29,7 +29,7 @@ def places_of(listing: Listing, root: Path) -> tuple[list[Place], Any]:
         lon, lat = table.columns.place
         return [(float(row[lon]), float(row[lat])) for row in table.rows], [lon, lat]
     if table is not None and table.columns.place is not None:
-        from geomaestro.data.listing import _centroid
+        from geomaestro.data.files.listing import _centroid
 
         column = str(table.columns.place)
         try:
@@ -115,7 +115,7 @@ def _cells(places: Sequence[Place], size_km: float) -> list[tuple[int, int]]:
     """About the blocks of `by_blocks`, to count them."""
     import math
 
-    from geomaestro.data.listing import EARTH_KM
+    from geomaestro.data.files.listing import EARTH_KM
 
     out = []
     for lon, lat in places:

@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from geomaestro.data.files.patterns import fields_of, parse
+from geomaestro.data.files.tables import GEOMETRY, Row, read_table
 from geomaestro.data.init.naming import File
 from geomaestro.data.init.notes import Note
 from geomaestro.data.init.streams import Leave, Stream
 from geomaestro.data.init.survey import Survey
 from geomaestro.data.init.words import DATE, DATES, GEOMETRIES, LATITUDES, LONGITUDES, plain, split_of
-from geomaestro.data.patterns import fields_of, parse
-from geomaestro.data.tables import GEOMETRY, Row, read_table
 from geomaestro.errors import GeomaestroError, SpecError
 
 MAX_TABLE_BYTES = 500 << 20  # assumed

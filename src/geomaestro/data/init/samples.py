@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
+from geomaestro.data.files.stored import Opener, to_tchw
 from geomaestro.data.init.contents import Array, Content, look
 from geomaestro.data.init.draft import Draft
 from geomaestro.data.init.entries import Known, entry
@@ -35,7 +36,6 @@ from geomaestro.data.init.words import (
     split_of,
 )  # fmt: skip
 from geomaestro.data.reading import decoded
-from geomaestro.data.stored import Opener, to_tchw
 from geomaestro.errors import DataError, GeomaestroError
 
 SUFFIXES = (".h5", ".hdf5", ".npz", ".zarr")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from math import cos, gcd, lcm, log, radians
 from typing import Any
 
-from geomaestro.data.align import same_crs
+from geomaestro.data.files.align import same_crs
 from geomaestro.data.init.notes import Note
 from geomaestro.grid import Grid, common_units
 

@@ -5,10 +5,10 @@ import json
 import re
 from collections.abc import Sequence
 
+from geomaestro.data.files.stored import RASTERS
+from geomaestro.data.files.tables import Row
 from geomaestro.data.init.streams import Stream
 from geomaestro.data.init.words import DATE
-from geomaestro.data.stored import RASTERS
-from geomaestro.data.tables import Row
 
 S2_COUNTS, S1_COUNTS = (13, 12, 10), (2,)  # bands of one date
 

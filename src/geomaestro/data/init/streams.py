@@ -11,8 +11,9 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from geomaestro.data.coordinates import text_of
-from geomaestro.data.fingerprint import normal_name
+from geomaestro.data.files.coordinates import text_of
+from geomaestro.data.files.patterns import fields_of
+from geomaestro.data.files.stored import Opener
 from geomaestro.data.init.contents import Array, Content, look
 from geomaestro.data.init.naming import File, Layer
 from geomaestro.data.init.words import (
@@ -28,8 +29,7 @@ from geomaestro.data.init.words import (
     is_band,
     plain,
 )  # fmt: skip
-from geomaestro.data.patterns import fields_of
-from geomaestro.data.stored import Opener
+from geomaestro.data.quality.fingerprint import normal_name
 from geomaestro.errors import GeomaestroError
 from geomaestro.grid import Grid
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from geomaestro.data.stored import RASTERS
-from geomaestro.data.stores import NPZ_ERRORS
+from geomaestro.data.files.stored import RASTERS
+from geomaestro.data.files.stores import NPZ_ERRORS
 from geomaestro.errors import DataError
 
 ARRAYS = (".npy", ".npz", ".h5", ".hdf5", ".nc", ".nc4", ".zarr")

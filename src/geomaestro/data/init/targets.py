@@ -4,13 +4,13 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from geomaestro.data.files.tables import Row
 from geomaestro.data.init.measure import Reader, label_values
 from geomaestro.data.init.notes import Note
 from geomaestro.data.init.rows import Listing
 from geomaestro.data.init.sizes import Plan
 from geomaestro.data.init.streams import Leave, Stream
 from geomaestro.data.init.words import LABELS, has, plain
-from geomaestro.data.tables import Row
 
 MOST_CLASSES = 120  # assumed; more values are no classes
 WORLDCOVER = {

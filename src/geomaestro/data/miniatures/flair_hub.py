@@ -15,10 +15,9 @@ import numpy as np
 from numpy import ndarray
 from numpy.random import Generator
 
-from geomaestro.data import earth
-from geomaestro.data.miniatures import files, land
+from geomaestro.data.miniatures import earth, files, land
 from geomaestro.data.miniatures.land import COVER, SPLITS, Land
-from geomaestro.data.synthetic import SNOW
+from geomaestro.data.miniatures.synthetic import SNOW
 
 EPSG = 2154
 SIDE_PX, SIDE_M, CELLS, SPOT_PX, PAN_PX = 512, 102.4, 10, 64, 256

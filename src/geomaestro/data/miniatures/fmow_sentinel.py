@@ -21,7 +21,7 @@ import numpy as np
 from numpy import ndarray
 from numpy.random import Generator
 
-from geomaestro.data import earth
+from geomaestro.data.miniatures import earth
 from geomaestro.data.miniatures.sites import (
     L1C,
     METRES_PER_DEGREE,

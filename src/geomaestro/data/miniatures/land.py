@@ -12,8 +12,8 @@ import numpy as np
 from numpy import ndarray
 from numpy.random import Generator
 
-from geomaestro.data import earth
-from geomaestro.data.synthetic import CLOUD, HAZE, LOOKS
+from geomaestro.data.miniatures import earth
+from geomaestro.data.miniatures.synthetic import CLOUD, HAZE, LOOKS
 
 SPLITS = ("train", "val", "test")
 COVER = {name: index for index, name in enumerate(earth.CLASSES)}

@@ -13,8 +13,7 @@ import numpy as np
 from numpy import ndarray
 from numpy.random import Generator
 
-from geomaestro.data import earth
-from geomaestro.data.miniatures import files, land
+from geomaestro.data.miniatures import earth, files, land
 from geomaestro.data.miniatures.land import COVER, SPLITS, Land
 
 EPSG = 32612

@@ -13,7 +13,7 @@ import numpy as np
 from numpy import ndarray
 from numpy.random import Generator, SeedSequence
 
-from geomaestro.data import earth
+from geomaestro.data.miniatures import earth
 from geomaestro.errors import DataError
 
 SPLITS = ("train", "val", "test")

@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from geomaestro.data.patterns import fill, parse
+from geomaestro.data.files.patterns import fill, parse
 from geomaestro.errors import DataError, SpecError
 
 Row = dict[str, Any]

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from geomaestro.data.filespec import Dates
+from geomaestro.data.files.filespec import Dates
+from geomaestro.data.files.stores import whole
 from geomaestro.data.reading import decoded
-from geomaestro.data.stores import whole
 from geomaestro.errors import DataError
 
 Triple = tuple[int, int, int]

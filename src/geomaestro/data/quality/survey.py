@@ -14,26 +14,26 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from geomaestro.data.align import middle
 from geomaestro.data.arrays import MAX_BYTES
-from geomaestro.data.bandstats import LEAST_PIXELS, Statistics, measure
-from geomaestro.data.files import FileScenes
-from geomaestro.data.filespec import FilesSpec
-from geomaestro.data.fingerprint import judge
-from geomaestro.data.jobs import Jobs, run
-from geomaestro.data.likeness import content_hash, picture_hashes
-from geomaestro.data.listing import list_rows, scan
-from geomaestro.data.placing import Extent, check_ground, extent_of, georeferences
-from geomaestro.data.plan import Source, open_listing
+from geomaestro.data.files.align import middle
+from geomaestro.data.files.filespec import FilesSpec
+from geomaestro.data.files.listing import list_rows, scan
+from geomaestro.data.files.reader import FileScenes
+from geomaestro.data.files.stores import read_arrays
+from geomaestro.data.files.tables import column_of
+from geomaestro.data.packing.jobs import Jobs, run
+from geomaestro.data.packing.plan import Source, open_listing
+from geomaestro.data.quality.bandstats import LEAST_PIXELS, Statistics, measure
+from geomaestro.data.quality.fingerprint import judge
+from geomaestro.data.quality.likeness import content_hash, picture_hashes
+from geomaestro.data.quality.placing import Extent, check_ground, extent_of, georeferences
+from geomaestro.data.quality.refusals import BLANK, RefusedError, kind_of, reader_errors, reason_of
+from geomaestro.data.quality.spread import Spread, spread_of
 from geomaestro.data.reading import decoded
-from geomaestro.data.refusals import BLANK, RefusedError, kind_of, reader_errors, reason_of
 from geomaestro.data.sampling import Cut, check_shape
 from geomaestro.data.scenes import CLOUDY, UNKNOWN, Scene, Series
 from geomaestro.data.spec import ArraySpec, Common
 from geomaestro.data.specs import DatasetSpec
-from geomaestro.data.spread import Spread, spread_of
-from geomaestro.data.stores import read_arrays
-from geomaestro.data.tables import column_of
 from geomaestro.errors import DataError
 from geomaestro.grid import Window
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from geomaestro.data.filespec import FileTarget
-from geomaestro.data.listing import ID
+from geomaestro.data.files.filespec import FileTarget
+from geomaestro.data.files.listing import ID
+from geomaestro.data.files.stored import Stored
+from geomaestro.data.files.tables import Row, column_of
 from geomaestro.data.reading import label_error
-from geomaestro.data.stored import Stored
-from geomaestro.data.tables import Row, column_of
 from geomaestro.errors import DataError
 from geomaestro.grid import Window
 

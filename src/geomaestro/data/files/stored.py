@@ -14,11 +14,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from geomaestro.data.coordinates import grid_of_group
-from geomaestro.data.raster import grid_of, open_raster, read_bands, read_not_measured
+from geomaestro.data.files.coordinates import grid_of_group
+from geomaestro.data.files.raster import grid_of, open_raster, read_bands, read_not_measured
+from geomaestro.data.files.stores import NPZ_ERRORS, check_array, lookup, open_zarr, read_arrays
 from geomaestro.data.reading import check_bytes, open_h5
 from geomaestro.data.spec import Axis
-from geomaestro.data.stores import NPZ_ERRORS, check_array, lookup, open_zarr, read_arrays
 from geomaestro.errors import DataError, SpecError
 from geomaestro.grid import Grid, Window
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from geomaestro.data.manifest import Manifest, read_index
+from geomaestro.data.packed.manifest import Manifest, read_index
 from geomaestro.errors import DataError, SpecError
 
 DTYPES = tuple(np.dtype(x) for x in ("?", "u1", "i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f2", "<f4", "<f8"))

@@ -14,10 +14,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from geomaestro.config import Strict, check
-from geomaestro.data.filespec import FilesSpec
-from geomaestro.data.indexing import read_content
-from geomaestro.data.manifest import read_index, read_manifest, shard_path
+from geomaestro.data.files.filespec import FilesSpec
 from geomaestro.data.opening import open_scenes
+from geomaestro.data.packed.manifest import read_index, read_manifest, shard_path
+from geomaestro.data.packing.indexing import read_content
 from geomaestro.data.spec import ArraySpec, Common, PackedSpec, SensorEntry, Target
 from geomaestro.data.specs import DatasetSpec
 from geomaestro.errors import DataError, GeomaestroError, RunError, SpecError

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from geomaestro.data.synthetic import EarthOptions, claim, synthesise
+from geomaestro.data.miniatures.synthetic import EarthOptions, claim, synthesise
 from geomaestro.errors import SpecError
 from geomaestro.runs import write_atomically
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from geomaestro.data.stores import lookup, whole
+from geomaestro.data.files.stores import lookup, whole
 from geomaestro.errors import DataError
 from geomaestro.grid import Grid
 

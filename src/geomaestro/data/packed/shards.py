@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from geomaestro.data.columns import DTYPES, Columns
-from geomaestro.data.manifest import Manifest, read_manifest, shard_path
+from geomaestro.data.packed.columns import DTYPES, Columns
+from geomaestro.data.packed.manifest import Manifest, read_manifest, shard_path
 from geomaestro.data.scenes import MemoryRaster, MemorySeries, Scene
 from geomaestro.data.spec import PackedSpec
 from geomaestro.errors import DataError, SpecError

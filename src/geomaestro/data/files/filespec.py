@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from geomaestro.config import Strict
-from geomaestro.data.patterns import fields_of
+from geomaestro.data.files.patterns import fields_of
 from geomaestro.data.spec import Axis, Common, SensorEntry, Target
 
 Fit = Literal["none", "pad", "nearest", "bilinear", "cubic", "average", "mode"]

@@ -10,19 +10,19 @@ from pathlib import Path
 
 import numpy as np
 
-from geomaestro.data.align import about_middle, fitted, middle, on_ground
-from geomaestro.data.coordinates import text_of
-from geomaestro.data.filelabels import FileRaster, column_labels
-from geomaestro.data.filespec import Dates, FileEntry, FilesSpec, FileTarget, Fit, Flags, Ground, Source
-from geomaestro.data.finding import Finder, Found, Sources, check_fields
-from geomaestro.data.listing import ID, LAT, LON, list_rows, put_places
-from geomaestro.data.moments import MAX_DATES, WrittenDays, all_days, moments, of_array, of_cell, of_lines
-from geomaestro.data.patterns import fields_of
+from geomaestro.data.files.align import about_middle, fitted, middle, on_ground
+from geomaestro.data.files.coordinates import text_of
+from geomaestro.data.files.filelabels import FileRaster, column_labels
+from geomaestro.data.files.filespec import Dates, FileEntry, FilesSpec, FileTarget, Fit, Flags, Ground, Source
+from geomaestro.data.files.finding import Finder, Found, Sources, check_fields
+from geomaestro.data.files.listing import ID, LAT, LON, list_rows, put_places
+from geomaestro.data.files.moments import MAX_DATES, WrittenDays, all_days, moments, of_array, of_cell, of_lines
+from geomaestro.data.files.patterns import fields_of
+from geomaestro.data.files.stored import Opener, Stored
+from geomaestro.data.files.stores import whole
+from geomaestro.data.files.tables import Row, Rows, column_of
 from geomaestro.data.reading import check_sizes
 from geomaestro.data.scenes import Scene, state_of, unknown_pixels
-from geomaestro.data.stored import Opener, Stored
-from geomaestro.data.stores import whole
-from geomaestro.data.tables import Row, Rows, column_of
 from geomaestro.errors import DataError, SpecError
 from geomaestro.grid import Grid, Window
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from math import asin, cos, isfinite, nan, radians, sin, sqrt
 from typing import Any
 
-from geomaestro.data.align import Aligned, Padded, Repeated, describe, middle, same_crs
-from geomaestro.data.refusals import PLACE, RefusedError
+from geomaestro.data.files.align import Aligned, Padded, Repeated, describe, middle, same_crs
+from geomaestro.data.files.stored import Joined
+from geomaestro.data.quality.refusals import PLACE, RefusedError
 from geomaestro.data.scenes import Scene
-from geomaestro.data.stored import Joined
 from geomaestro.errors import DataError
 from geomaestro.grid import Grid
 

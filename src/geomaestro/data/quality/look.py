@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from geomaestro.data.bandstats import Statistics, measure
-from geomaestro.data.fingerprint import Finding, judge
+from geomaestro.data.quality.bandstats import Statistics, measure
+from geomaestro.data.quality.fingerprint import Finding, judge
 from geomaestro.data.reading import Dataset
 from geomaestro.errors import DataError
 from geomaestro.sensors import Sensor

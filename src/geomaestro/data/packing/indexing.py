@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from geomaestro.data.columns import DTYPES
+from geomaestro.data.packed.columns import DTYPES
+from geomaestro.data.packing.tars import TarWriter
 from geomaestro.data.sampling import Cut, check_shape
 from geomaestro.data.scenes import CLOUDY, UNKNOWN, Scene, Series
 from geomaestro.data.spec import PackedSpec, Target
-from geomaestro.data.tars import TarWriter
 from geomaestro.errors import DataError
 from geomaestro.grid import Window
 

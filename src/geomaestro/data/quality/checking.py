@@ -6,17 +6,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from geomaestro.data.filespec import FilesSpec
-from geomaestro.data.fingerprint import Finding, judge
-from geomaestro.data.jobs import Jobs
-from geomaestro.data.leakage import Leakage, leakage
-from geomaestro.data.likeness import likeness, mean_band
-from geomaestro.data.plan import open_listing
-from geomaestro.data.refusals import KINDS, ODD, SIZE
+from geomaestro.data.files.filespec import FilesSpec
+from geomaestro.data.packing.jobs import Jobs
+from geomaestro.data.packing.plan import open_listing
+from geomaestro.data.quality.fingerprint import Finding, judge
+from geomaestro.data.quality.leakage import Leakage, leakage
+from geomaestro.data.quality.likeness import likeness, mean_band
+from geomaestro.data.quality.refusals import KINDS, ODD, SIZE
+from geomaestro.data.quality.survey import Look, Prints, Record, Report, Survey, splits_of, survey
 from geomaestro.data.scenes import UNKNOWN
 from geomaestro.data.spec import Common
 from geomaestro.data.specs import DatasetSpec
-from geomaestro.data.survey import Look, Prints, Record, Report, Survey, splits_of, survey
 from geomaestro.grid import Window
 from geomaestro.runs import write_rows
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from geomaestro.data.filespec import Blocks, FilesSpec, Samples
-from geomaestro.data.patterns import fields_of, fill, parse, partly, to_glob
-from geomaestro.data.stores import NPZ_ERRORS
-from geomaestro.data.tables import GEOMETRY, Row, column_of, join, only, parse_columns, read_table
+from geomaestro.data.files.filespec import Blocks, FilesSpec, Samples
+from geomaestro.data.files.patterns import fields_of, fill, parse, partly, to_glob
+from geomaestro.data.files.stores import NPZ_ERRORS
+from geomaestro.data.files.tables import GEOMETRY, Row, column_of, join, only, parse_columns, read_table
 from geomaestro.errors import DataError, SpecError
 
 EARTH_KM = 111.32  # of one degree of latitude

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from geomaestro.data.files.raster import raster_errors
 from geomaestro.errors import DataError, GeomaestroError
 
 MISSING, EMPTY, UNREADABLE, SIZE, PLACE = "missing", "empty file", "unreadable", "wrong size", "wrong place"
@@ -48,11 +49,3 @@ def reason_of(error: Exception) -> str:
 def reader_errors(rasters: bool) -> tuple[type[Exception], ...]:
     """What readers raise for damaged files."""
     return (GeomaestroError, OSError, *(raster_errors() if rasters else ()))
-
-
-def raster_errors() -> tuple[type[Exception], ...]:
-    """What rasterio raises; its transformations let errors of GDAL through (measured: of a point off every map)."""
-    from rasterio._err import CPLE_BaseError
-    from rasterio.errors import RasterioError
-
-    return RasterioError, CPLE_BaseError

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from geomaestro.data.likeness import ALIKE, NO_HASH, near_pairs
-from geomaestro.data.placing import RADIUS_KM
-from geomaestro.data.survey import Record
+from geomaestro.data.quality.likeness import ALIKE, NO_HASH, near_pairs
+from geomaestro.data.quality.placing import RADIUS_KM
+from geomaestro.data.quality.survey import Record
 
 NEIGHBOURS = 8  # assumed; training scenes whose ground is compared with that of a test scene
 OVERLAPS = 0.02  # assumed; of the smaller extent; scenes that touch share less, whatever their map projection

@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from geomaestro.data.checking import block_km, reader_of
-from geomaestro.data.filespec import FilesSpec
-from geomaestro.data.jobs import Jobs
-from geomaestro.data.leakage import leakage, training_split
+from geomaestro.data.files.filespec import FilesSpec
+from geomaestro.data.packing.jobs import Jobs
+from geomaestro.data.quality.checking import block_km, reader_of
+from geomaestro.data.quality.leakage import leakage, training_split
+from geomaestro.data.quality.spread import KEPT, Spread
+from geomaestro.data.quality.survey import IGNORED, Look, Record, Report, Survey, splits_of, survey
 from geomaestro.data.spec import ArraySpec, Target
 from geomaestro.data.specs import DatasetSpec
-from geomaestro.data.spread import KEPT, Spread
-from geomaestro.data.survey import IGNORED, Look, Record, Report, Survey, splits_of, survey
 from geomaestro.sensors import Sensor
 
 QUANTILES = {"p2": 0.02, "p50": 0.5, "p98": 0.98}

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from geomaestro.data.manifest import Manifest, read_manifest, sha256_of, shard_path
-from geomaestro.data.tars import Member, read_members
+from geomaestro.data.packed.manifest import Manifest, read_manifest, sha256_of, shard_path
+from geomaestro.data.packing.tars import Member, read_members
 from geomaestro.errors import DataError
 
 NAMED = 3  # damaged things of a kind that are named one by one

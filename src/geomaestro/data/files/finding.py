@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from geomaestro.data.filespec import FileEntry, FilesSpec, Source
-from geomaestro.data.listing import ID
-from geomaestro.data.patterns import fields_of, fill, parse, to_glob
-from geomaestro.data.stored import (
+from geomaestro.data.files.filespec import FileEntry, FilesSpec, Source
+from geomaestro.data.files.listing import ID
+from geomaestro.data.files.patterns import fields_of, fill, parse, to_glob
+from geomaestro.data.files.stored import (
     RASTERS,
     ArrayStored,
     Joined,
@@ -21,7 +21,7 @@ from geomaestro.data.stored import (
     check_numbers,
     plain_axes,
 )
-from geomaestro.data.tables import Row
+from geomaestro.data.files.tables import Row
 from geomaestro.errors import DataError, SpecError
 from geomaestro.grid import Window
 
@@ -239,7 +239,7 @@ def _one_size(parts: Sequence[Stored], group: list[Found]) -> list[Stored]:
     Raises:
         DataError: if a size is no whole multiple of another.
     """
-    from geomaestro.data.align import fitted
+    from geomaestro.data.files.align import fitted
 
     height, width = max(p.shape[2] for p in parts), max(p.shape[3] for p in parts)
     for part, found in zip(parts, group, strict=True):

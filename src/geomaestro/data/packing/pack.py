@@ -20,13 +20,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from geomaestro.data.indexing import index_schema, key_of, read_content, write_content
-from geomaestro.data.jobs import Jobs, run
-from geomaestro.data.manifest import Manifest, Shard, StoredFile, sha256_of, shard_path
-from geomaestro.data.plan import PackOptions, Plan, Source, claim, open_listing, packed_spec, sidecar
+from geomaestro.data.packed.manifest import Manifest, Shard, StoredFile, sha256_of, shard_path
+from geomaestro.data.packing.indexing import index_schema, key_of, read_content, write_content
+from geomaestro.data.packing.jobs import Jobs, run
+from geomaestro.data.packing.plan import PackOptions, Plan, Source, claim, open_listing, packed_spec, sidecar
+from geomaestro.data.packing.tars import TarWriter
 from geomaestro.data.spec import PackedSpec
 from geomaestro.data.specs import DatasetSpec
-from geomaestro.data.tars import TarWriter
 from geomaestro.errors import DataError, GeomaestroError, RunError
 from geomaestro.runs import write_atomically, write_rows
 

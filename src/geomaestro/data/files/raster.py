@@ -154,3 +154,11 @@ def read_not_measured(path: str, source: Any, picked: Sequence[int], window: Win
             source.dataset_mask(window=RasterWindow(window.col, window.row, window.width, window.height)) == 0
         )
     return None
+
+
+def raster_errors() -> tuple[type[Exception], ...]:
+    """What rasterio raises; its transformations let errors of GDAL through (measured: of a point off every map)."""
+    from rasterio._err import CPLE_BaseError
+    from rasterio.errors import RasterioError
+
+    return RasterioError, CPLE_BaseError

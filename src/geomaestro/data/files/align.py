@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from geomaestro.data.filespec import Fit
-from geomaestro.data.stored import Stored
+from geomaestro.data.files.filespec import Fit
+from geomaestro.data.files.stored import Stored
 from geomaestro.errors import DataError
 from geomaestro.grid import ALIKE_PX, Grid, Window
 
@@ -278,7 +278,7 @@ def middle(grid: Grid) -> tuple[float, float]:
     """
     from rasterio.warp import transform
 
-    from geomaestro.data.refusals import raster_errors
+    from geomaestro.data.files.raster import raster_errors
 
     west, south, east, north = grid.bounds
     try:

@@ -13,8 +13,8 @@ from itertools import combinations
 import numpy as np
 from numpy import ndarray
 
-from geomaestro.data.bandstats import Statistics, Summary
-from geomaestro.data.spectra import BANDS, SCENES, Scenes, likeliest_order
+from geomaestro.data.quality.bandstats import Statistics, Summary
+from geomaestro.data.quality.spectra import BANDS, SCENES, Scenes, likeliest_order
 from geomaestro.sensors import Sensor
 
 OPTICAL = {"reflectance": 1e4, "reflectance_1e4": 1.0}  # unit -> DN

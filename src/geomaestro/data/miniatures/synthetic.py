@@ -17,7 +17,7 @@ import numpy as np
 from numpy import ndarray
 from numpy.random import Generator
 
-from geomaestro.data.earth import (
+from geomaestro.data.miniatures.earth import (
     AERIAL_DAY,
     CELLS,
     CLASSES,
