@@ -40,10 +40,12 @@ def svg(name: str, title: str, height_in: float, draw: Callable[[Any], None]) ->
     """Draw on a new Figure and give SVG for an HTML page; `name` must be unique on it, `title` is read out aloud."""
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     style: Any = STYLE | {"svg.hashsalt": name}
     with matplotlib.rc_context(style):
-        figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
+        layout = ConstrainedLayoutEngine(w_pad=0.12)  # the page's letters may be wider than those measured here
+        figure = Figure(figsize=(WIDTH_IN, height_in), layout=layout)
         draw(figure)
         stream = io.StringIO()
         figure.savefig(stream, format="svg")
