@@ -12,11 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from geomaestro.data.files.filespec import FilesSpec
+from geomaestro.data.holding import held
 from geomaestro.data.loader import Remembered, Subset, check_readable, read_all
-from geomaestro.data.opening import open_dataset
+from geomaestro.data.opening import open_scenes
 from geomaestro.data.quality.look import look
 from geomaestro.data.quarantine import QUARANTINE, read_quarantine, readable
 from geomaestro.data.reading import Dataset
+from geomaestro.data.sampling import SceneDataset
 from geomaestro.data.specs import DatasetSpec
 from geomaestro.errors import SpecError
 from geomaestro.learn import metrics
@@ -54,7 +57,9 @@ class Run:
         """The samples of some splits; the first is read, so that a wrong spec is known at once."""
         if splits not in self._opened:
             data = self.recipe.data
-            dataset: Dataset = open_dataset(self.spec, data.folder, splits)
+            scenes = open_scenes(self.spec, data.folder, splits)
+            decoded = held(scenes) if isinstance(self.spec, FilesSpec) else scenes
+            dataset: Dataset = SceneDataset(decoded, self.spec)
             if data.quarantine is not None:
                 kept = readable(dataset, read_quarantine(data.quarantine))
                 self._leave_out(splits, len(dataset) - len(kept))
