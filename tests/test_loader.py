@@ -64,7 +64,10 @@ def truth(earth: Dataset) -> list[Batch[Tensor]]:
     return batches(earth)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.filterwarnings(
+    "ignore:This DataLoader will create:UserWarning"
+)  # more workers than this machine has cores
+@pytest.mark.parametrize("workers", [1, 2, 4])
 def test_a_step_sees_the_same_for_any_number_of_workers(
     earth: Dataset, truth: list[Batch[Tensor]], workers: int
 ) -> None:

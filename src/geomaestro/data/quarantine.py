@@ -3,7 +3,6 @@
 The list is one JSON object per line, {"id", "split", "reason"}, as `geomaestro data check` and a run write it.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,7 +67,7 @@ def read_quarantine(path: Path) -> dict[str, str]:
         raise DataError(f"{path}: no such file; `geomaestro data check` writes the list of unreadable samples")
     try:
         return {str(row["id"]): str(row["reason"]) for row in read_rows(path)}
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
+    except (KeyError, TypeError):
         raise DataError(
             f"{path}: is no list of unreadable samples (one JSON object with id and reason per line)"
         ) from None
