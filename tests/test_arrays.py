@@ -112,14 +112,14 @@ def test_fewer_dates_than_the_model_takes_are_padded_as_absent(tmp_path: Path) -
     assert not sample.present["s2"][DATES:].any() and not sample.valid["s2"][DATES:].any()
 
 
-def test_splits_places_and_names_follow_the_file(tmp_path: Path) -> None:
+def test_splits_come_as_they_are_asked_for_and_places_and_names_follow_the_file(tmp_path: Path) -> None:
     arrays = series_arrays()
     write_h5(tmp_path / "series.h5", arrays)
     spec = check(ArraySpec, series_values(), "made")
     dataset = open_dataset(spec, tmp_path, ("test", "val"))
-    assert dataset.ids() == [f"field {i}" for i in range(30, 60)]
-    assert dataset.read(0).place == (pytest.approx(arrays["lon"][30]), pytest.approx(arrays["lat"][30]))
-    assert dataset.read(3).id == "field 33"
+    assert dataset.ids() == [f"field {i}" for i in (*range(45, 60), *range(30, 45))]  # split by split
+    assert dataset.read(0).place == (pytest.approx(arrays["lon"][45]), pytest.approx(arrays["lat"][45]))
+    assert dataset.read(3).id == "field 48"
 
 
 def test_without_split_and_id_every_row_is_a_sample_named_by_its_number(tmp_path: Path) -> None:

@@ -64,9 +64,7 @@ def truth(earth: Dataset) -> list[Batch[Tensor]]:
     return batches(earth)
 
 
-@pytest.mark.filterwarnings(
-    "ignore:This DataLoader will create:UserWarning"
-)  # more workers than this machine has cores
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # more than cores
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_a_step_sees_the_same_for_any_number_of_workers(
     earth: Dataset, truth: list[Batch[Tensor]], workers: int

@@ -213,7 +213,7 @@ def test_names_alike_are_read_at_once_and_as_one_by_one(part: int) -> None:
     "names",
     [
         [b"a_20190103_b", b"a_2019010_bb"],  # underscores elsewhere
-        [b"a_20190103_b", b"a_20190103_bb"],  # another length
+        [b"a_20190103_b", b"a"],  # a piece too few
         [b"a_20190103_b", b"a_20190230_b"],  # no such day
         [b"a_20190103_b", b"a_2019x103_b"],
         [b"a_20190103_b", "a_20190103_b"],
@@ -221,3 +221,17 @@ def test_names_alike_are_read_at_once_and_as_one_by_one(part: int) -> None:
 )
 def test_names_that_differ_are_looked_at_one_by_one(names: list[bytes | str]) -> None:
     assert days_of_names(np.asarray(names, object), Dates(array="products", part=1)) is None
+
+
+@pytest.mark.parametrize(
+    ("units", "first"),
+    [
+        ("days since 1970-1-1", (1970, 2, 0)),
+        ("Days since 1970-01-01 00:00:00 UTC", (1970, 2, 0)),
+        ("day since 1970-01-01T00:00:00Z", (1970, 2, 0)),
+        ("hours since 1970-01-01 12:00:00+14:00", (1969, 365, 23)),
+    ],
+)
+def test_times_are_counted_as_cf_allows(units: str, first: tuple[int, int, int]) -> None:
+    found = of_array(np.asarray([1]), units, Dates(array="time", hours=True), "made")
+    assert tuple(found[0].tolist()) == first

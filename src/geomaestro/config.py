@@ -108,15 +108,17 @@ def merge(base: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     out = dict(base)
     for key, value in new.items():
         old = out.get(key)
-        if (
-            isinstance(value, Mapping)
-            and isinstance(old, Mapping)
-            and value.get("kind", old.get("kind")) == old.get("kind")
-        ):
+        if isinstance(value, Mapping) and isinstance(old, Mapping) and _kind(value, old) == _kind(old, old):
             out[key] = merge(old, value)
         else:
             out[key] = value
     return out
+
+
+def _kind(values: Mapping[str, Any], otherwise: Mapping[str, Any]) -> Any:
+    """What `kind` says, which may also be the name of a sensor or target: that is no kind."""
+    kind = values.get("kind", otherwise.get("kind"))
+    return None if isinstance(kind, Mapping) else kind
 
 
 def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

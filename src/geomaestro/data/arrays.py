@@ -113,7 +113,7 @@ class ArrayScenes:
         if self.spec.split is None:
             return np.arange(total)
         found = decoded(self.path, arrays[self.spec.split])
-        rows = np.flatnonzero(np.isin(found, splits))
+        rows = np.concatenate([np.flatnonzero(found == split) for split in splits])  # as every other kind orders them
         missing = sorted(set(splits) - set(found.tolist()))
         if missing:
             raise DataError(

@@ -35,10 +35,12 @@ def nearest_dates(
     start: int = 0,
 ) -> np.ndarray:
     """As `draw_dates`, but the usable date of `images` (t c h w) nearest (mean absolute difference) to the per-pixel
-    median of its bin; NaN counts as unknown.
+    median of its bin; NaN and infinity count as unknown.
     """
     per_bin = _per_bin(len(images), bins, start)
     if images.dtype.kind == "f":
+        endless = np.isinf(images)
+        images = np.where(endless, np.asarray(np.nan, images.dtype), images) if endless.any() else images
         nan = np.isnan(images).any(axis=1)
         unknown = nan if unknown is None else unknown | nan
     used = slice(start, start + bins * per_bin)

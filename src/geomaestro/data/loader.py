@@ -152,7 +152,25 @@ def _stack(items: list[_Item]) -> _Stack | GeomaestroError:
             good.append(item)
     if not good:
         return _Stack(None, tuple(bad))
-    return _Stack(to_torch(collate([sample for sample, _ in good], [key for _, key in good])), tuple(bad))
+    try:
+        return _Stack(to_torch(_collated([sample for sample, _ in good], [key for _, key in good])), tuple(bad))
+    except DataError as error:
+        return error
+
+
+def _collated(samples: list[Sample[np.ndarray]], keys: list[int] | None = None) -> Batch[np.ndarray]:
+    """As `collate`; samples of other sizes, which only a model input that resizes lets through, are told by name."""
+    first = samples[0]
+    for sample in samples:
+        for kind in ("images", "labels"):
+            for name, values in getattr(sample, kind).items():
+                other = getattr(first, kind)[name]
+                if values.shape != other.shape:
+                    raise DataError(
+                        f"samples {first.id!r} and {sample.id!r}: {kind} of {name!r} have the sizes {other.shape} and "
+                        f"{values.shape}, but those of a batch are alike; give it `to_px`, and `fit` if it is a sensor"
+                    )
+    return collate(samples, keys)
 
 
 def training_batches(
@@ -174,7 +192,7 @@ def training_batches(
     Raises:
         DataError: if a sample can't be read, or too many of them; or if a step has no readable sample.
     """
-    if not dataset.draws and (held := _held(dataset)) is not None:
+    if not dataset.draws and (held := _held(dataset, tolerant=quarantine is not None)) is not None:
         yield from _from_memory(held, batch, seed, range(start, steps), rank)
         return
     loader = DataLoader(
@@ -204,15 +222,20 @@ def _from_memory(
         yield replace(take(held, index), keys=torch.tensor([v.key() for v in visits]))
 
 
-def _held(dataset: Dataset) -> Batch[Tensor] | None:
-    """All samples in memory, or None if they take too much of it."""
-    first = dataset.read(0)
-    return read_all(dataset) if _sample_bytes(first) * len(dataset) <= MEMORY_LIMIT_BYTES else None
+def _held(dataset: Dataset, *, tolerant: bool) -> Batch[Tensor] | None:
+    """All samples in memory, or None if they take too much of it, or if one cannot be read and that is tolerated."""
+    try:
+        first = dataset.read(0)
+        return read_all(dataset) if _sample_bytes(first) * len(dataset) <= MEMORY_LIMIT_BYTES else None
+    except DataError:
+        if tolerant:
+            return None
+        raise
 
 
 def read_all(dataset: Dataset) -> Batch[Tensor]:
     """Every sample, as in evaluation, in one batch in memory."""
-    return to_torch(collate([dataset.read(i) for i in range(len(dataset))]))
+    return to_torch(_collated([dataset.read(i) for i in range(len(dataset))]))
 
 
 class _Plain(TorchDataset[_Item]):
@@ -244,12 +267,21 @@ def evaluation_batches(dataset: Dataset, *, batch: int, workers: int = 0) -> Ite
         yield item.batch
 
 
-def check_readable(dataset: Dataset) -> None:
-    """Read the first sample, so that a wrong spec is known before anything is trained.
+def check_readable(dataset: Dataset, tries: int = 1) -> None:
+    """Read the first sample, so that a wrong spec is known before anything is trained; if it is damaged, the next, up
+    to `tries` samples.
 
     Raises:
         DataError: naming the file and what is wrong.
     """
     if len(dataset) == 0:
         raise DataError("the dataset has no samples")
-    dataset.read(0)
+    problem = None
+    for index in range(min(tries, len(dataset))):
+        try:
+            dataset.read(index)
+            return
+        except DataError as error:
+            problem = problem or error
+    if problem is not None:
+        raise problem

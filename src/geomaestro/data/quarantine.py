@@ -3,6 +3,7 @@
 The list is one JSON object per line, {"id", "split", "reason"}, as `geomaestro data check` and a run write it.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from geomaestro.data.reading import Dataset
 from geomaestro.errors import DataError
 from geomaestro.runs import append_row, read_rows
 
+CROP = re.compile(r"/\d+-\d+$")  # what a crop adds to the name of its tile
 QUARANTINE = "quarantine.jsonl"  # in the folder of a pretraining
 
 
@@ -75,4 +77,4 @@ def read_quarantine(path: Path) -> dict[str, str]:
 
 def readable(dataset: Dataset, listed: Mapping[str, str]) -> list[int]:
     """Indices of the samples that are not listed; a crop is left out with its tile."""
-    return [i for i, name in enumerate(dataset.ids()) if name not in listed and name.rpartition("/")[0] not in listed]
+    return [i for i, name in enumerate(dataset.ids()) if name not in listed and CROP.sub("", name) not in listed]

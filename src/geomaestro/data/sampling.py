@@ -72,7 +72,7 @@ class SceneDataset:
                 name: _take(self.spec, name, scene, cut, rng) for name in self.spec.sensors if name in scene.series
             }
             maps = {name: raster.read(cut.window(raster.shape)) for name, raster in scene.maps.items()}
-            turn = None if rng is None else _draw_turn(rng, [x.images for x in taken.values()])
+            turn = None if rng is None else _draw_turn(rng, self.spec, [x.images for x in taken.values()])
             return self._sample(scene, part, taken, maps, turn)
 
     def _sample(
@@ -243,6 +243,8 @@ def _share_unseen(bits: np.ndarray, found: np.ndarray) -> np.ndarray:
     return np.asarray(unseen.mean(axis=2))
 
 
-def _draw_turn(rng: np.random.Generator, images: list[np.ndarray]) -> Turn:
+def _draw_turn(rng: np.random.Generator, spec: Common, images: list[np.ndarray]) -> Turn:
+    """Rows and columns change places where all images are square, those of absent sensors too."""
     up, left, swap = (bool(x) for x in rng.random(3) < 0.5)
-    return Turn(up, left, swap and all(x.shape[-1] == x.shape[-2] for x in images))
+    sizes = [*(x.shape[-2:] for x in images), *(spec.image_px(name) for name in spec.sensors)]
+    return Turn(up, left, swap and all(height == width for height, width in sizes))

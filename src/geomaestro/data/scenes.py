@@ -152,7 +152,8 @@ def unknown_pixels(images: np.ndarray, nodata: float | None) -> np.ndarray | Non
         return None
     unknown = ~np.isfinite(images) if images.dtype.kind == "f" else np.zeros(images.shape, bool)
     if nodata is not None:
-        unknown |= images == nodata
+        with np.errstate(over="ignore"):  # a nodata that a type of 16 bits cannot hold is infinite there
+            unknown |= images == nodata
     return np.asarray(unknown.any(axis=1)) if unknown.any() else None
 
 

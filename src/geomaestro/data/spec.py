@@ -57,6 +57,15 @@ class Target(Strict):
     label_px: int | None = None
     """Label pixels to a side of one patch of `reference_sensor`, for pixels."""
 
+    @model_validator(mode="after")
+    def _ignores_no_class(self) -> Self:
+        if 0 <= self.ignore < len(self.classes) and self.kind != "regression":
+            raise ValueError(
+                f"ignore {self.ignore} is the number of the class {self.classes[self.ignore]!r}, which would never "
+                "count; leave `ignore` out, and list stored values without a label in `ignore_codes`"
+            )
+        return self
+
 
 class Crop(Strict):
     """Samples that are parts of a stored tile: `size_m` of its `tile_m` metres to a side.
@@ -131,6 +140,13 @@ class Common(Strict):
             missing = sorted(set(target.classes) - set(shown.classes))
             if missing:
                 raise ValueError(f"targets.{name}: {', '.join(missing)} are no classes of {target.present_in!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _reference_is_a_date(self) -> Self:
+        given = self.reference_date
+        if not isinstance(given, str) and not (1 <= given[0] <= 9999 and 1 <= given[1] <= 366 and 0 <= given[2] <= 23):
+            raise ValueError(f"reference_date: {list(given)} is no [year, day of year, hour], such as [2020, 1, 0]")
         return self
 
     @model_validator(mode="after")

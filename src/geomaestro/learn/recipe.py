@@ -305,6 +305,11 @@ def make_task(name: str, target: Target, encoder: EncoderSpec) -> Task:
     """The task of a dataset's target."""
     patch_px = target.label_px if target.kind == "pixels" else None
     reference = target.reference_sensor if target.kind == "pixels" else None
+    if target.kind == "pixels" and (reference is None or patch_px is None):
+        raise SpecError(
+            f"target {name!r} is of pixels: give its `reference_sensor`, and in `label_px` the label pixels to a side "
+            "of one of its patches"
+        )
     if reference is not None and reference not in encoder.inputs:
         raise SpecError(f"target {name!r} needs sensor {reference!r}, which the model lacks")
     return Task(

@@ -3,18 +3,17 @@
 import itertools
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from geomaestro.data.files.filespec import FilesSpec
 from geomaestro.data.holding import held
-from geomaestro.data.loader import Remembered, Subset, check_readable, read_all
+from geomaestro.data.loader import Remembered, Subset, check_readable
 from geomaestro.data.opening import open_scenes
 from geomaestro.data.quality.look import look
 from geomaestro.data.quarantine import QUARANTINE, read_quarantine, readable
@@ -25,17 +24,18 @@ from geomaestro.errors import SpecError
 from geomaestro.learn import metrics
 from geomaestro.learn.allocator import keep_freed_memory
 from geomaestro.learn.evaluate import Row, check_protocols, evaluate
+from geomaestro.learn.pictures import pictured, write_pictures
 from geomaestro.learn.pretrain import pretrain
 from geomaestro.learn.protocols import Bench
 from geomaestro.learn.recipe import EvaluateRecipe, Recipe, find_target, mae_spec, make_task
-from geomaestro.models.encoder import Encoder
+from geomaestro.models.encoder import Encoder, EncoderSpec
 from geomaestro.models.hub import find, load, load_mae, save_mae
 from geomaestro.models.mae import Mae, MaeSpec
-from geomaestro.runs import lock, open_run, read_rows, write_atomically, write_json
-from geomaestro.samples import Batch, to_device
+from geomaestro.models.task import Task
+from geomaestro.runs import lock, open_run, read_rows, write_json
 from geomaestro.sensors import ModelInput, check_sensors
 
-PICTURES = 4  # samples whose reconstructions are kept for the report
+FIRST_TRIES = 8  # assumed; if more samples in a row cannot be read, the spec is wrong rather than the files
 
 
 class Run:
@@ -53,25 +53,44 @@ class Run:
         torch.set_float32_matmul_precision("medium")  # official code; on GPUs products of float32 use the tensor cores
         keep_freed_memory()
 
-    def open(self, *splits: str) -> Dataset:
-        """The samples of some splits; the first is read, so that a wrong spec is known at once."""
+    def open(self, *splits: str, max_bad_share: float = 0.0) -> Dataset:
+        """The samples of some splits; the first is read, so that a wrong spec is known at once, and the next ones if
+        so many may be unreadable.
+        """
         if splits not in self._opened:
-            data = self.recipe.data
-            scenes = open_scenes(self.spec, data.folder, splits)
-            decoded = held(scenes) if isinstance(self.spec, FilesSpec) else scenes
-            dataset: Dataset = SceneDataset(decoded, self.spec)
-            if data.quarantine is not None:
-                kept = readable(dataset, read_quarantine(data.quarantine))
-                self._leave_out(splits, len(dataset) - len(kept))
-                dataset = Subset(dataset, kept)
-            dataset = Remembered(dataset)
-            check_readable(dataset)
+            dataset = self.listed(*splits)
+            check_readable(dataset, 1 + min(FIRST_TRIES, int(max_bad_share * len(dataset))))
             self._opened[splits] = dataset
         return self._opened[splits]
+
+    def listed(self, *splits: str) -> Dataset:
+        """The samples of some splits but those of the list of bad ones; none is promised to be readable."""
+        data = self.recipe.data
+        scenes = open_scenes(self.spec, data.folder, splits)
+        decoded = held(scenes) if isinstance(self.spec, FilesSpec) else scenes
+        dataset: Dataset = SceneDataset(decoded, self.spec)
+        if data.quarantine is not None:
+            kept = readable(dataset, read_quarantine(data.quarantine))
+            self._leave_out(splits, len(dataset) - len(kept))
+            dataset = Subset(dataset, kept)
+        return Remembered(dataset)
+
+    def for_pretraining(self) -> Dataset:
+        """The samples that a pretraining sees."""
+        settings = self.recipe.pretrain
+        share = 0.0 if settings is None else settings.max_bad_share
+        return self.open(*self.recipe.data.pretrain_splits, max_bad_share=share)
 
     def _leave_out(self, splits: tuple[str, ...], count: int) -> None:
         if count:
             self.warnings.append(f"{', '.join(splits)}: {count} samples of {self.recipe.data.quarantine} left out")
+
+    def for_pictures(self, pretrained_on: Dataset) -> Dataset:
+        """The validation split, or what was pretrained on where no validation split is needed."""
+        data = self.recipe.data
+        if self.recipe.evaluate is not None:
+            return self.open(data.val_split)
+        return self.listed(data.val_split) if data.val_split in data.pretrain_splits else pretrained_on
 
     def require_likely(self, dataset: Dataset) -> None:
         """Look at some pixels: do they look like what the spec says they are?
@@ -138,7 +157,8 @@ class Run:
     def _about_data(self, encoder: Encoder) -> dict[str, Any]:
         data = self.recipe.data
         splits = dict.fromkeys([*data.pretrain_splits, data.train_split, data.val_split, data.test_split])
-        counts = {split: len(self.open(split)) for split in splits}
+        used = {split for opened in self._opened for split in opened}  # the others need not exist
+        counts = {split: len(self._opened.get((split,)) or self.listed(split)) for split in splits if split in used}
         sensors = {
             name: {
                 "bands": list(source.sensor.bands),
@@ -193,17 +213,35 @@ def run_recipe(recipe: Recipe, folder: Path, *, command: str, resume: bool = Fal
 
 def _check_all(run: Run) -> object:
     """Check data, model and task before the run folder is made."""
-    recipe, data = run.recipe, run.recipe.data
+    recipe = run.recipe
     if recipe.pretrain is None:
         raise SpecError(f"{recipe.name}: has no `pretrain`; to evaluate a model use `geomaestro evaluate MODEL RECIPE`")
     spec = run.model_spec()
-    run.require_likely(run.open(*data.pretrain_splits))
+    run.require_likely(run.for_pretraining())
     if recipe.evaluate is None:
         return None
     task = make_task(recipe.evaluate.target, find_target(run.spec, recipe.evaluate.target), spec.encoder)
     check_protocols(recipe.evaluate, task)
     require_disjoint(run)
+    require_label_size(run, task, spec.encoder)
     return task
+
+
+def require_label_size(run: Run, task: Task, encoder: EncoderSpec) -> None:
+    """Compare the map of labels of a sample with what the head predicts, before anything is trained.
+
+    Raises:
+        SpecError: naming the target and both sizes.
+    """
+    if task.kind != "pixels" or task.reference_sensor is None or task.patch_px is None:
+        return
+    got = run.open(run.recipe.data.train_split).read(0).labels[task.name].shape
+    wanted = tuple(side * task.patch_px for side in encoder.inputs[task.reference_sensor].input.grid)
+    if got != wanted:
+        raise SpecError(
+            f"{run.spec.name}: targets.{task.name}.label_px: {task.patch_px} label pixels to a side of each patch of "
+            f"{task.reference_sensor!r} make {wanted[0]} x {wanted[1]}, but its maps are {got[0]} x {got[1]}"
+        )
 
 
 def require_disjoint(run: Run) -> None:
@@ -228,7 +266,7 @@ def pretrain_all(run: Run, *, tensorboard: bool) -> tuple[list[Encoder], int]:
     """Pretrain every seed that has no model yet; the encoders, and the decoder's number of parameters."""
     settings = run.recipe.pretrain
     assert settings is not None, "run_recipe checks it"
-    dataset = run.open(*run.recipe.data.pretrain_splits)
+    dataset = run.for_pretraining()
     encoders, decoder_parameters = [], 0
     for number in range(settings.seeds):
         folder = run.folder / "pretrain" / f"seed{number}"
@@ -266,51 +304,8 @@ def pretrain_one(run: Run, dataset: Dataset, folder: Path, seed: int, number: in
     }
     save_mae(folder / "model", model, origin=origin)
     if number == 0:
-        write_pictures(model, run.open(run.recipe.data.val_split), folder / "reconstructions.npz", run.device)
+        write_pictures(model, pictured(run.for_pictures(dataset)), folder / "reconstructions.npz", run.device)
     return model
-
-
-@torch.no_grad()
-def write_pictures(model: Mae, dataset: Dataset, path: Path, device: torch.device) -> None:
-    """Reconstructions of a few samples never trained on labels of, for the report."""
-    import io
-
-    index = np.linspace(0, len(dataset) - 1, min(PICTURES, len(dataset))).astype(int)
-    batch = to_device(read_all(Subset(dataset, index.tolist())), device)
-    model.to(device).eval()
-    result = model(batch, torch.arange(1, len(batch) + 1, device=device))
-    arrays: dict[str, np.ndarray] = {}
-    for name, (rebuilt, hidden) in model.images_of(result, batch).items():
-        arrays.update({f"{name}/{key}": value for key, value in _pictures(model, batch, name, rebuilt, hidden).items()})
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-    write_atomically(path, buffer.getvalue())
-
-
-def _pictures(
-    model: Mae, batch: Batch[torch.Tensor], name: str, rebuilt: torch.Tensor, hidden: torch.Tensor
-) -> Mapping[str, np.ndarray]:
-    from geomaestro.nn.pixels import resize_pixels, scale_pixels
-
-    source = model.spec.encoder.inputs[name]
-    truth = resize_pixels(scale_pixels(batch.images[name], source.sensor), source.input, name)
-    valid = resize_pixels(batch.valid[name][:, :, None].float(), source.input, name)[:, :, 0] > 0.5
-    shown = torch.where(hidden, rebuilt, truth)
-    hidden_pixels = hidden.any(dim=2)
-    single = truth.shape[1] == 1
-
-    def plain(x: torch.Tensor) -> np.ndarray:
-        return (x[:, 0] if single else x).cpu().numpy()
-
-    return {
-        "input": plain(torch.where(valid[:, :, None], truth, torch.nan)),
-        "hidden": plain(hidden_pixels),
-        "rebuilt": plain(shown),
-        "valid": plain(valid),
-        "dates": plain(batch.dates[name]),
-        "bands": np.asarray(source.sensor.bands),
-        "ids": np.asarray(batch.ids),
-    }
 
 
 def evaluate_all(run: Run, recipe: EvaluateRecipe, encoders: Sequence[Encoder]) -> list[Row]:
@@ -350,6 +345,7 @@ def evaluate_model(model: str, recipe: Recipe, folder: Path, *, command: str, re
     task = make_task(recipe.evaluate.target, find_target(run.spec, recipe.evaluate.target), encoder.spec)
     check_protocols(recipe.evaluate, task)
     require_disjoint(run)
+    require_label_size(run, task, encoder.spec)
     run.require_likely(run.open(recipe.data.train_split))
     open_run(folder, {**recipe.model_dump(mode="json"), "evaluated_model": str(find(model))}, resume=resume)
     with lock(folder):

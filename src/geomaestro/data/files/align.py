@@ -12,6 +12,8 @@ from geomaestro.data.files.stored import Stored
 from geomaestro.errors import DataError
 from geomaestro.grid import ALIKE_PX, Grid, Window
 
+WARPED = tuple(np.dtype(x) for x in ("u1", "i1", "u2", "i2", "u4", "i4", "f4", "f8"))  # GDAL knows them
+METRES_PER_DEGREE = 111_320.0  # of latitude
 PLANE = "EPSG:3857"  # any metric plane; images without a place on the ground are resampled in it
 
 
@@ -83,8 +85,9 @@ class Aligned:
         from rasterio.enums import Resampling
         from rasterio.warp import reproject
 
-        if x.dtype == np.bool_ or (x.dtype.kind in "iu" and x.dtype.itemsize == 8):
-            x = x.astype(np.int32)
+        if x.dtype not in WARPED:  # brought back to its own type
+            wide = self._warp(x.astype(np.float32 if x.dtype.itemsize <= 2 else np.float64), how, blank)
+            return (wide if x.dtype.kind == "f" else np.rint(wide)).astype(x.dtype)
         out = np.full((len(x), self.target.height, self.target.width), blank, x.dtype)
         keeps_blank = x.dtype.kind == "f" or self.nodata is not None
         reproject(
@@ -291,9 +294,21 @@ def middle(grid: Grid) -> tuple[float, float]:
 
 
 def about_middle(grid: Grid, size_m: float) -> Grid:
-    """A square of ground about the middle of a grid, in pixels of the same size."""
-    a, _, _, _, e, _ = grid.transform
+    """A square of ground about the middle of a grid, its rows to the south, in pixels of about the same size."""
+    a, b, _, d, e, _ = grid.transform
     west, south, east, north = grid.bounds
-    rows, cols = max(1, round(size_m / abs(e))), max(1, round(size_m / abs(a)))
     x, y = (west + east) / 2, (south + north) / 2
-    return Grid(rows, cols, (abs(a), 0.0, x - cols * abs(a) / 2, 0.0, -abs(e), y + rows * abs(e) / 2), grid.crs)
+    width, height = (size_m / metres for metres in metres_per_unit(grid.crs, y))
+    rows, cols = max(1, round(height / np.hypot(b, e))), max(1, round(width / np.hypot(a, d)))
+    return Grid(rows, cols, (width / cols, 0.0, x - width / 2, 0.0, -height / rows, y + height / 2), grid.crs)
+
+
+def metres_per_unit(crs: str, y: float) -> tuple[float, float]:
+    """Metres along x and along y of one unit of a coordinate system at `y`: degrees are no metres, nor are feet."""
+    from rasterio.crs import CRS
+
+    found = CRS.from_user_input(crs)
+    if found.is_geographic:
+        return METRES_PER_DEGREE * max(float(np.cos(np.radians(y))), 0.01), METRES_PER_DEGREE
+    metres = float(found.linear_units_factor[1])
+    return metres, metres

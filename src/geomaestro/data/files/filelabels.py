@@ -48,8 +48,8 @@ def _of_shares(target: FileTarget, rows: Sequence[Row], root: Path) -> np.ndarra
     shares = np.asarray(table, np.float64).reshape(len(rows), len(target.classes))
     if target.kind == "regression":
         return shares.astype(np.float32)
-    if target.kind == "classes":
-        return shares.argmax(axis=1).astype(np.int64)
+    if target.kind == "classes":  # without any share there is no class, not the first
+        return np.where(shares.max(axis=1) > 0, shares.argmax(axis=1), target.ignore).astype(np.int64)
     return (shares.astype(np.float32).astype(np.float64) > (target.threshold or 0.0)).astype(np.int64)
 
 
@@ -65,7 +65,7 @@ def _share(target: FileTarget, row: Row, name: str, root: Path) -> float:
 
 
 def _number(value: Any, row: Row, name: str, root: Path, *, optional: bool) -> float:
-    if optional and value in (None, ""):
+    if optional and _empty(value):
         return math.nan
     try:
         number = float(value)
@@ -76,9 +76,14 @@ def _number(value: Any, row: Row, name: str, root: Path, *, optional: bool) -> f
     return number
 
 
+def _empty(value: Any) -> bool:
+    """Whether a cell holds nothing; Parquet may say so by NaN."""
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+
+
 def _code(name: str, target: FileTarget, value: Any, row: Row, root: Path) -> int:
     """Number of the class that a stored value stands for."""
-    text = "" if value is None else str(value)
+    text = "" if _empty(value) else str(value)
     codes = {str(code): label for code, label in (target.codes or {c: c for c in target.classes}).items()}
     if text in codes:
         return target.classes.index(codes[text])
@@ -90,6 +95,8 @@ def _code(name: str, target: FileTarget, value: Any, row: Row, root: Path) -> in
 
 def _several(name: str, target: FileTarget, value: Any, row: Row, root: Path) -> np.ndarray:
     """(k) 0 or 1 of a list, or text with commas, semicolons or spaces, of classes."""
+    if target.optional and _empty(value):
+        return np.full(len(target.classes), target.ignore, np.int64)
     parts = value if isinstance(value, list | tuple) else str(value).replace(";", ",").split(",")
     out = np.zeros(len(target.classes), np.int64)
     for part in parts:

@@ -112,6 +112,8 @@ class FileEntry(SensorEntry, Source):
             raise ValueError(f"pick lists {len(self.pick)} stored bands for {len(self.bands)} bands")
         if self.input.dates > 1 and self.dates is None:
             raise ValueError("has several dates but no `dates` that says where they are written")
+        if self.optional and self.input.resize != "none" and self.to_px is None:
+            raise ValueError("is optional and resized by the model: give `to_px`, the size of its stored images")
         return self
 
 
@@ -234,6 +236,12 @@ class FilesSpec(Common):
     def _names_exist(self) -> Self:
         if self.ground is not None and self.ground.sensor not in {**self.sensors, **self.left_out}:
             raise ValueError(f"ground.sensor: {self.ground.sensor!r} is no sensor ({', '.join(self.sensors)})")
+        known = {**self.sensors, **self.left_out}
+        for name, target in self.targets.items():
+            if target.reference_sensor is not None and target.reference_sensor not in known:
+                raise ValueError(
+                    f"targets.{name}: reference_sensor {target.reference_sensor!r} is no sensor ({', '.join(known)})"
+                )
         unsized = [name for name, entry in self.sensors.items() if entry.to_px is None]
         if self.ground is not None and self.crop is not None and unsized:
             raise ValueError(

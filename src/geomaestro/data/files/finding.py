@@ -158,7 +158,7 @@ class Sources:
         return parts[0] if len(parts) == 1 else Joined(tuple(_one_size(parts, group)), 1)
 
     def _one(self, source: Source, found: Found, dates: int) -> Stored:
-        if Path(found.member or found.path).suffix.lower() in RASTERS:
+        if (found.member or str(found.path)).lower().endswith(RASTERS):  # names of paths are dear in a hot loop
             return self._raster(source, found, dates)
         if found.member is not None:
             raise DataError(f"{found.path}!{found.member}: only images are read from a zip; unpack it")
@@ -180,7 +180,7 @@ class Sources:
 
     def _array(self, source: Source, found: Found, name: str | None) -> Stored:
         array = self.opener.array(found.path, name)
-        check_numbers(f"{found.path}: array {name}" if name else str(found.path), np.dtype(array.dtype))
+        check_numbers(found.path, name, np.dtype(array.dtype))
         shape = tuple(array.shape)  # h5py asks its file each time
         axes = source.axes or plain_axes(len(shape), isinstance(source.array, tuple))
         if len(axes) != len(shape):
@@ -189,7 +189,7 @@ class Sources:
         bands = dict(zip(axes, shape, strict=True)).get(BAND, 1)
         if source.pick is not None and max(source.pick) >= bands:
             raise DataError(f"{found.path}: `pick` takes band {max(source.pick)}, but there are {bands}, from 0")
-        group = None if found.path.suffix in (".npy", ".npz") else self.opener.group(found.path)
+        group = None if str(found.path).endswith((".npy", ".npz")) else self.opener.group(found.path)
         return ArrayStored(str(found.path), array, axes, source.pick, group)
 
 

@@ -3,6 +3,7 @@
 Axes: c band, h row, w column.
 """
 
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -42,9 +43,10 @@ def open_raster(
     """
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning, RasterioError
+    from rasterio.io import DatasetReader
 
     name = str(path) if member is None else f"{path}!{member}"
-    driver = DRIVERS.get(Path(name).suffix.lower())
+    driver = DRIVERS.get(os.path.splitext(name)[1].lower())
     if driver is None:
         raise DataError(f"{name}: rasters are read from {', '.join(DRIVERS)}")
     if not path.is_file():
@@ -57,7 +59,9 @@ def open_raster(
             warnings.simplefilter("ignore", NotGeoreferencedWarning)  # pixels alone may be wanted
             if data is None:
                 pixels_alone = {"GEOREF_SOURCES": "NONE"} if driver == "GTiff" and not georeferenced else {}
-                with rasterio.open(path, driver=driver, **pixels_alone) as source:
+                # measured: `rasterio.open` spends half of its time on settings, which are already entered here
+                opened = DatasetReader if rasterio.env.hasenv() else rasterio.open  # another thread has none
+                with opened(path, driver=driver, **pixels_alone) as source:
                     _check_source(name, source)
                     yield source
             else:

@@ -26,6 +26,8 @@ from geomaestro.data.scenes import Scene, state_of, unknown_pixels
 from geomaestro.errors import DataError, SpecError
 from geomaestro.grid import Grid, Window
 
+CALENDARS = ("standard", "gregorian", "proleptic_gregorian")  # of CF; the others have days that are not on ours
+
 
 class FileScenes:
     """The scenes of some splits of a `files` dataset."""
@@ -373,5 +375,8 @@ def days_of_array(opener: Opener, path: Path, how: Dates) -> np.ndarray | Writte
     if values.dtype.kind in "SO" and len(shape) == 1 and hasattr(values, "id"):
         return WrittenDays(values, how, str(path))
     numbers = values.dtype.kind in "iuf"
-    units = getattr(values, "attrs", {}).get("units") if numbers else None
+    attributes = getattr(values, "attrs", {}) if numbers else {}
+    units, calendar = attributes.get("units"), text_of(attributes.get("calendar", CALENDARS[0])).lower()
+    if calendar not in CALENDARS:
+        raise DataError(f"{path}: {how.array!r} counts in the calendar {calendar!r}; read are {', '.join(CALENDARS)}")
     return of_array(whole(path, values), None if units is None else text_of(units)[:200], how, str(path))

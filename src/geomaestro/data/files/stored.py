@@ -16,7 +16,7 @@ import numpy as np
 
 from geomaestro.data.files.coordinates import grid_of_group
 from geomaestro.data.files.raster import grid_of, open_raster, read_bands, read_not_measured
-from geomaestro.data.files.stores import NPZ_ERRORS, check_array, lookup, open_zarr, read_arrays
+from geomaestro.data.files.stores import NPZ_ERRORS, check_array, chosen, lookup, open_zarr, read_arrays
 from geomaestro.data.reading import check_bytes, open_h5
 from geomaestro.data.spec import Axis
 from geomaestro.errors import DataError, SpecError
@@ -129,10 +129,7 @@ class ArrayStored:
         rows, cols = window.slices
         few = dates is not None and isinstance(self.array, np.ndarray)
         parts = {"date": dates if few else slice(None), "band": slice(None), "row": rows, "col": cols}
-        try:
-            x = np.asarray(self.array[tuple(parts[axis] for axis in self.axes)])
-        except Exception as error:  # measured: each codec of Zarr and HDF5 fails with its own kind
-            raise DataError(f"{self.path}: unreadable, probably truncated ({error}); fetch the file again") from None
+        x = chosen(self.path, self.array, tuple(parts[axis] for axis in self.axes))
         x = x.astype(x.dtype.newbyteorder("="), copy=False)  # torch knows this machine's order of bytes alone
         x = to_tchw(x, self.axes)
         if dates is not None and not few and "date" in self.axes:
@@ -243,13 +240,14 @@ def plain_axes(ndim: int, per_band: bool) -> tuple[Axis, ...]:
     return usual.get(ndim, ())
 
 
-def check_numbers(where: str, dtype: np.dtype) -> None:
+def check_numbers(path: Path, name: str | None, dtype: np.dtype) -> None:
     """Refuse what no pixels are made of.
 
     Raises:
-        DataError: naming the file and its type.
+        DataError: naming the file, its array and its type.
     """
     if dtype.kind not in "biuf" or dtype.itemsize > 8:
+        where = f"{path}: array {name}" if name else path
         raise DataError(f"{where}: holds values of type {dtype}; pixels are whole numbers, decimal numbers or booleans")
 
 
@@ -276,18 +274,20 @@ class Opener:
 
     def group(self, path: Path) -> Any:
         """An open HDF5 file or Zarr group."""
-        if str(path) not in self._open:
-            zarr = path.suffix == ".zarr" or path.name.endswith(".zarr.zip")
-            self._open[str(path)] = open_zarr(path) if zarr else self._stack.enter_context(open_h5(path))
-        return self._open[str(path)]
+        key = str(path)
+        if key not in self._open:
+            zarr = key.endswith((".zarr", ".zarr.zip"))
+            self._open[key] = open_zarr(path) if zarr else self._stack.enter_context(open_h5(path))
+        return self._open[key]
 
     def array(self, path: Path, name: str | None) -> Any:
         """An array of a file, its declared size checked, its values not read yet."""
-        if path.suffix == ".npy":
+        file = str(path)
+        if file.endswith(".npy"):
             return _map_npy(path)
         if name is None:
             raise SpecError(f"{path}: holds several arrays; name one with `array`")
-        if path.suffix == ".npz":
+        if file.endswith(".npz"):
             return read_arrays(path, [name], MAX_BYTES)[name]
         group = self.group(path)
         found = lookup(path, group, name)

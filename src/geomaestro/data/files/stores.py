@@ -64,8 +64,10 @@ def lookup(path: Path, group: Any, name: str) -> Any:
             found = group.get(name)
             _check_codecs(path, name, getattr(found, "metadata", None))
             return found
+        import h5py
+
         found = _within(path, group, name, MAX_LINKS)
-        if hasattr(found, "external"):
+        if isinstance(found, h5py.Dataset):
             _check_storage(path, name, found)
         return found
     except DataError:
@@ -107,16 +109,13 @@ def _plain_dataset(group: Any, name: str) -> Any:
         found = h5py.h5o.open(group.id, name.encode())
     except (KeyError, RuntimeError, ValueError):  # measured: RuntimeError if there is none
         return None
-    return h5py.Dataset(found) if isinstance(found, h5py.h5d.DatasetID) else None
+    if not isinstance(found, h5py.h5d.DatasetID):
+        return None
+    return h5py.Dataset(found, readonly=True)  # remembers its shape; measured: asking for it costs 5 us each time
 
 
 def _check_storage(path: Path, name: str, found: Any) -> None:
     """Refuse a dataset of HDF5 whose numbers lie in other files."""
-    import h5py
-
-    plan = found.id.get_create_plist()
-    if plan.get_external_count() == 0 and plan.get_layout() != h5py.h5d.VIRTUAL:
-        return
     elsewhere = [str(item[0]) for item in found.external or ()]
     if found.is_virtual:
         elsewhere += [source.file_name for source in found.virtual_sources() if source.file_name != "."]
@@ -158,6 +157,36 @@ def whole(path: Path, array: Any) -> np.ndarray:
         return np.asarray(array[...])
     except Exception as error:  # measured: each codec fails with its own kind
         raise DataError(f"{path}: unreadable, probably truncated ({error}); fetch the file again") from None
+
+
+def chosen(path: Path | str, array: Any, parts: tuple[Any, ...]) -> np.ndarray:
+    """A part of an array whose size was checked, a slice or numbers for each axis.
+
+    Raises:
+        DataError: naming the file, if it is damaged.
+    """
+    try:
+        if hasattr(array, "virtual_sources") and array.dtype.kind in "iuf" and _all_of(array.shape, parts):
+            return _all_numbers(array)
+        return np.asarray(array[parts])
+    except Exception as error:  # measured: each codec of Zarr and HDF5 fails with its own kind
+        raise DataError(f"{path}: unreadable, probably truncated ({error}); fetch the file again") from None
+
+
+def _all_of(shape: tuple[int, ...], parts: tuple[Any, ...]) -> bool:
+    """True if slices take everything of an array that has anything."""
+    return 0 not in shape and all(
+        part == slice(None) or part == slice(0, size) for size, part in zip(shape, parts, strict=True)
+    )
+
+
+def _all_numbers(array: Any) -> np.ndarray:
+    """All numbers of a dataset of HDF5. Measured: 23 us; 37 us where h5py looks which part is meant."""
+    import h5py
+
+    values = np.empty(array.shape, array.dtype)
+    array.id.read(h5py.h5s.ALL, h5py.h5s.ALL, values)
+    return values
 
 
 def _check_names(path: Path, missing: list[str], held: list[str]) -> None:

@@ -115,6 +115,9 @@ class PackedScenes:
             found = members.series(index, data)
             if found is not None:
                 series[name] = found
+        if not series:
+            name = self._ids[index].as_py()
+            raise DataError(f"{self.folder}: sample {name!r} has none of the sensors {', '.join(self._series)}")
         scene = Scene(
             id=self._ids[index].as_py(),
             series=series,

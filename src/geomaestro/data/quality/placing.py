@@ -5,7 +5,7 @@ Only files with a georeference tell; arrays and the packed store have none.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from math import asin, cos, isfinite, nan, radians, sin, sqrt
+from math import asin, cos, hypot, isfinite, nan, radians, sin, sqrt
 from typing import Any
 
 from geomaestro.data.files.align import Aligned, Padded, Repeated, describe, middle, same_crs
@@ -113,7 +113,13 @@ def _middle(reference: Reference) -> Place:
 
 def _check_same(first: Reference, other: Reference) -> None:
     if same_crs(first.grid.crs, other.grid.crs) and shared(first.grid, other.grid) >= SAME_GROUND:
-        return
+        if same_way(first.grid, other.grid):
+            return
+        raise RefusedError(
+            PLACE,
+            f"{other.where}: rows and columns of {other.who} run another way over the ground than those of {first.who} "
+            f"({first.where}): one is upside down, mirrored or turned; set `ground` in the spec",
+        )
     raise RefusedError(
         PLACE,
         f"{other.where}: {other.who} lies on {describe(other.grid)}, but {first.who} on {describe(first.grid)} "
@@ -129,6 +135,14 @@ def shared(one: Grid, other: Grid) -> float:
     height = min(left[3], right[3]) - max(left[1], right[1])
     largest = max((b[2] - b[0]) * (b[3] - b[1]) for b in (left, right))
     return max(width, 0.0) * max(height, 0.0) / largest
+
+
+def same_way(one: Grid, other: Grid) -> bool:
+    """True if rows run the same way over the ground in both, and columns too, within 45 degrees."""
+    (a, b, _, d, e, _), (a2, b2, _, d2, e2, _) = one.transform, other.transform
+    return all(
+        x * x2 + y * y2 > sqrt(0.5) * hypot(x, y) * hypot(x2, y2) for x, y, x2, y2 in ((a, d, a2, d2), (b, e, b2, e2))
+    )
 
 
 def extent_of(grid: Grid) -> Extent:
