@@ -243,7 +243,10 @@ def test_a_sample_without_any_sensor_is_refused_by_name(made: Made) -> None:
 def test_an_absent_reference_sensor_is_refused_by_name(made: Made) -> None:
     (made.folder / "s2/b_20200303.tif").unlink()
     text = made.refused(1, sensors={"s2": {"optional": True}})
-    assert text == f"{made.folder}: sample 'b' has no date of 's2', its reference"
+    assert text == (
+        f"{made.folder}: sample 'b' has no date of 's2', which `reference_date` names; name a sensor that all samples "
+        "have, or a date"
+    )
 
 
 def test_a_place_with_one_date_does_not_hand_it_to_other_sensors(made: Made) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
+from geomaestro import cli
 from geomaestro.config import merge
 from geomaestro.data.dates import nearest_dates
 from geomaestro.data.files.align import about_middle
@@ -234,3 +235,37 @@ def test_infinity_is_as_unknown_as_nan_where_a_date_is_chosen(hole: float) -> No
     images = np.asarray([1.0, 2.0, 4.0, 3.0], np.float32)[:, None, None, None] * np.ones((1, 1, 2, 2), np.float32)
     images[3, 0, 0, 0] = hole
     assert nearest_dates(images, 1).tolist() == [1]
+
+
+def test_a_sample_without_the_sensor_of_the_reference_date_says_so(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_tif(tmp_path / f"dem/{name}.tif", numbers(1, 8, 8))
+    write_tif(tmp_path / "s2/a_20200105.tif", numbers(2, 8, 8))
+    entries = {
+        "dem": sensor("dem/{id}.tif", bands=1, input={"patch_px": 4}),  # its date is that of s2
+        "s2": sensor("s2/{id}_{date}.tif", dates={"field": "date"}, optional=True, input={"patch_px": 4}),
+    }
+    values = {"kind": "files", "name": "made", "reference_date": "s2", "samples": {"scan": "dem/{id}.tif"}}
+    (tmp_path / "made.yaml").write_text(yaml.safe_dump({**values, "sensors": entries}), encoding="utf-8")
+    made = open_dataset(load_spec(tmp_path / "made.yaml"), tmp_path, ("train",))
+    assert made.read(0).reference_date.tolist() == [2020, 5, 0]
+    with pytest.raises(DataError, match="sample 'b' has no date of 's2', which `reference_date` names"):
+        made.read(1)
+
+
+def test_classes_present_in_a_map_that_samples_may_lack_are_refused(tmp_path: Path) -> None:
+    targets = {
+        "cover": {**PIXELS, "optional": True},
+        "any": {"kind": "multilabel", "classes": ["x"], "present_in": "cover"},
+    }
+    with pytest.raises(SpecError, match="present_in names 'cover', which samples may lack"):
+        load_spec(dataset(tmp_path, 1, targets=targets))
+
+
+def test_a_packed_dataset_is_verified_whole_or_not_at_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = load_spec(dataset(tmp_path / "files", 2))
+    pack(spec, tmp_path / "files", tmp_path / "store", ("train",), jobs=Jobs(engine="serial"))
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["data", "check", str(tmp_path / "store"), "--shard", "0/2"])
+    assert ended.value.code == 1
+    assert "a packed dataset is verified whole; leave out --splits, --out and --shard" in capsys.readouterr().err

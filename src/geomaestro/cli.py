@@ -22,7 +22,7 @@ Resume = Annotated[bool, Parameter(negative="")]
 
 @app.command
 def demo(out: Path = Path("runs/demo"), *, seed: int = 0) -> None:
-    """Generate a miniature Earth, pretrain on it, evaluate with few labels, write a report. About 3 minutes on 2 cores.
+    """Generate a miniature Earth, pretrain on it, evaluate with few labels, write a report. About 4 minutes on 2 cores.
 
     Args:
         out: folder of data and run; an unfinished demo is taken up where it stopped.
@@ -264,6 +264,8 @@ def check(
 
     jobs, given, folder = Jobs.of(engine, workers, shard, scheduler), load_spec(spec), _root_of(spec, root)
     if isinstance(given, PackedSpec):
+        if splits or out or shard != "0/1":
+            raise DataError(f"{folder}: a packed dataset is verified whole; leave out --splits, --out and --shard")
         _verify(folder / given.directory, jobs.workers)
         return
     with counted(f"check {given.name}") as report:

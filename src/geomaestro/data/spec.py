@@ -13,6 +13,7 @@ from geomaestro.data.get import Download
 from geomaestro.sensors import Input, ModelInput, Sensor
 
 Axis = Literal["date", "band", "row", "col"]
+CellValue = str | int | float | bool
 
 
 class SensorEntry(Sensor):
@@ -173,11 +174,13 @@ class ArrayEntry(SensorEntry):
         return self
 
 
-class ArrayTarget(Target):
-    """Labels in an array; `codes` maps stored codes to classes, `others: ignore` leaves the rest without a label."""
+class CodedTarget(Target):
+    """Labels that files write as codes: `codes` maps them to classes, and names the classes where nothing else does.
 
-    array: str
-    codes: dict[int, str] | None = None
+    Other codes are refused, or left without a label with `others: ignore`.
+    """
+
+    codes: dict[CellValue, str] | None = None
     others: Literal["refuse", "ignore"] = "refuse"
 
     @model_validator(mode="before")
@@ -188,11 +191,18 @@ class ArrayTarget(Target):
         return values
 
     @model_validator(mode="after")
-    def _codes_lead_to_classes(self) -> "ArrayTarget":
+    def _codes_lead_to_classes(self) -> Self:
         unknown = sorted(set((self.codes or {}).values()) - set(self.classes))
         if unknown:
             raise ValueError(f"codes: {', '.join(unknown)} not among the classes {', '.join(self.classes)}")
         return self
+
+
+class ArrayTarget(CodedTarget):
+    """Labels in an array of class numbers or codes."""
+
+    array: str
+    codes: dict[int, str] | None = None  # type: ignore[assignment]  # arrays hold numbers
 
 
 class ArrayDates(Strict):

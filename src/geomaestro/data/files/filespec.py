@@ -10,10 +10,9 @@ from pydantic import Field, model_validator
 
 from geomaestro.config import Strict
 from geomaestro.data.files.patterns import fields_of
-from geomaestro.data.spec import Axis, Common, SensorEntry, Target
+from geomaestro.data.spec import Axis, CellValue, CodedTarget, Common, SensorEntry
 
 Fit = Literal["none", "pad", "nearest", "bilinear", "cubic", "average", "mode"]
-CellValue = str | int | float | bool
 
 
 class Source(Strict):
@@ -117,34 +116,21 @@ class FileEntry(SensorEntry, Source):
         return self
 
 
-class FileTarget(Target):
+class FileTarget(CodedTarget):
     """Labels of samples: in a column (`column`), in columns named after the classes, or in a raster (`source`).
 
-    `codes` maps stored values to classes, `ignore_codes` lists values that mean no label; other values are refused,
-    or left without a label with `others: ignore`.
+    `ignore_codes` lists values that mean no label; `optional` allows samples without any.
     """
 
     column: str | None = None
     source: Source | None = None
-    codes: dict[CellValue, str] | None = None
     ignore_codes: tuple[CellValue, ...] = ()
-    others: Literal["refuse", "ignore"] = "refuse"
     optional: bool = False
     to_px: tuple[int, int] | None = None
     """(height, width) that a map is brought to, by the nearest pixel."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _classes_from_codes(cls, values: Any) -> Any:
-        if isinstance(values, dict) and isinstance(values.get("codes"), dict) and "classes" not in values:
-            return {**values, "classes": tuple(dict.fromkeys(values["codes"].values()))}
-        return values
-
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        unknown = sorted(set((self.codes or {}).values()) - set(self.classes))
-        if unknown:
-            raise ValueError(f"codes: {', '.join(unknown)} not among the classes {', '.join(self.classes)}")
+    def _maps_have_a_source(self) -> Self:
         if (self.kind == "pixels") != (self.source is not None):
             raise ValueError("a target of kind pixels, and no other, needs `source`: the raster that holds its classes")
         return self
@@ -241,6 +227,12 @@ class FilesSpec(Common):
             if target.reference_sensor is not None and target.reference_sensor not in known:
                 raise ValueError(
                     f"targets.{name}: reference_sensor {target.reference_sensor!r} is no sensor ({', '.join(known)})"
+                )
+        for name, target in self.targets.items():
+            if target.present_in is not None and self.targets[target.present_in].optional:
+                raise ValueError(
+                    f"targets.{name}: present_in names {target.present_in!r}, which samples may lack; then no class "
+                    "would be known to be absent"
                 )
         unsized = [name for name, entry in self.sensors.items() if entry.to_px is None]
         if self.ground is not None and self.crop is not None and unsized:

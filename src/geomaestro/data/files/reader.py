@@ -302,8 +302,7 @@ class _SceneReader:
                 return np.asarray([given], np.int16)
             if given == name:
                 raise SpecError(f"sensor {name!r} is the reference date but has no `dates`")
-            first = self.spec.entry(given)
-            return all_days(self._days(given, first, self.sources.files(first, first.bands)))[:1]
+            return self._first_day(given)[None]
         if how.field is not None:
             return self._days_of_names(how, how.field, groups, self.sources.where(entry))
         return self._days_said(how, groups, self.sources.where(entry))
@@ -336,14 +335,21 @@ class _SceneReader:
         given = self.spec.reference_date
         if not isinstance(given, str):
             return np.asarray(given, np.int16)
-        if given in series:
-            days = series[given].days
-        else:
-            entry = self.spec.entry(given)
-            days = all_days(self._days(given, entry, self.sources.files(entry, entry.bands)))
+        days = series[given].days if given in series else None
+        return np.asarray(days[0]) if days is not None and len(days) else self._first_day(given)
+
+    def _first_day(self, name: str) -> np.ndarray:
+        """(3) the first date of the sensor that `reference_date` names.
+
+        Raises:
+            DataError: naming the sample, if it lacks that sensor.
+        """
+        entry = self.spec.entry(name)
+        days = all_days(self._days(name, entry, self.sources.files(entry, entry.bands)))
         if len(days) == 0:
             raise DataError(
-                f"{self.sources.finder.root}: sample {self.row[ID]!r} has no date of {given!r}, its reference"
+                f"{self.sources.finder.root}: sample {self.row[ID]!r} has no date of {name!r}, which `reference_date` "
+                "names; name a sensor that all samples have, or a date"
             )
         return np.asarray(days[0])
 
