@@ -86,7 +86,7 @@ def test_the_loss_of_a_perfect_reconstruction_is_zero(mode: str, target: str) ->
         for name, (images, hidden) in model.images_of(perfect, b).items():
             torch.testing.assert_close(images[hidden], b.images[name][hidden], rtol=1e-4, atol=1e-5)
         laid = model.encoder.lay_out(b)
-        losses, _ = model._losses(laid, list(perfect.rebuilt), result.hidden)
+        losses, _ = model._losses(laid, list(perfect.rebuilt), None)
     assert all(value == 0 for value in losses.values())
 
 
@@ -305,6 +305,29 @@ def test_a_batch_of_few_tokens_has_a_loss_that_is_a_number() -> None:
     )
     assert model(full, keys=full.keys).loss > 0
     assert model(b, keys=b.keys).loss.isfinite()
+
+
+@pytest.mark.parametrize("cuts", [[0, 1, 4], [0, 2, 2, 4]], ids=["uneven", "one empty"])
+@pytest.mark.parametrize("lacking", ["a sensor", "all but one token", "everything in one sample"])
+@pytest.mark.parametrize("mode", MODES)
+def test_losses_of_the_parts_of_a_batch_add_up_to_its_own(mode: str, lacking: str, cuts: list[int]) -> None:
+    """However unevenly absent pixels and samples lie: losses, losses per sensor and gradients."""
+    b = LACKING[lacking](batch(4))
+    whole, parted = mae(mode), mae(mode)
+    parted.load_state_dict(whole.state_dict(), strict=True)
+    expected = whole(b, keys=b.keys)
+    expected.loss.backward()
+    parts = [rows(b, list(range(*ends))) for ends in zip(cuts[:-1], cuts[1:], strict=True)]
+    total = torch.stack([parted.tally(part, part.keys) for part in parts]).sum(dim=0)
+    torch.testing.assert_close(total, whole.tally(b, b.keys), rtol=0, atol=0)
+    results = [parted(part, keys=part.keys, total=total) for part in parts]
+    for result in results:
+        result.loss.backward()
+    torch.testing.assert_close(sum(r.loss for r in results), expected.loss)
+    for name, value in expected.per_sensor.items():
+        torch.testing.assert_close(sum(r.per_sensor[name] for r in results), value)
+    for (name, a), c in zip(whole.named_parameters(), parted.parameters(), strict=True):
+        torch.testing.assert_close(c.grad, a.grad, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
 
 
 def test_every_weight_learns() -> None:

@@ -192,13 +192,10 @@ class Encoder(nn.Module):
 
     def lay_out(self, batch: Batch[Tensor]) -> Sequences:
         """Pixels -> tokens without codes, in the sequences of the fusion mode."""
-        patches = {name: self._patches(batch, name) for name in self.known_sensors(batch)}
-        dates = {name: batch.images[name].shape[1] for name in patches}
-        strands = make_strands(self.spec.inputs, {name: p.grid for name, p in patches.items()}, dates)
-        sets = lay_out(strands, self.spec.inputs, self.fusion)
+        patches, sets = self.cut(batch)
         tokens: dict[Strand, Tensor] = {}
         for name, cut in patches.items():
-            mine = [s for s in strands if s.sensor == name]
+            mine = [strand for s in sets for strand in s.strands if strand.sensor == name]
             tokens.update(
                 zip(mine, self.tokenisers[self.spec.embedding_key(name)](cut.values, cut.present), strict=True)
             )
@@ -206,9 +203,16 @@ class Encoder(nn.Module):
             sets=sets,
             tokens={s.key: s.join([tokens[strand] for strand in s.strands]) for s in sets},
             dates={s.key: self._dates(s, batch) for s in sets} if self.spec.use_dates else {},
-            present={s.key: _join_present(s, patches) for s in sets},
+            present=join_present(sets, patches),
             patches=patches,
         )
+
+    def cut(self, batch: Batch[Tensor]) -> tuple[dict[str, Patches], list[SequenceSet]]:
+        """Pixels -> patches per sensor, and the sequences that their tokens will be laid out in."""
+        patches = {name: self._patches(batch, name) for name in self.known_sensors(batch)}
+        dates = {name: batch.images[name].shape[1] for name in patches}
+        strands = make_strands(self.spec.inputs, {name: p.grid for name, p in patches.items()}, dates)
+        return patches, lay_out(strands, self.spec.inputs, self.fusion)
 
     def known_sensors(self, batch: Batch[Tensor]) -> list[str]:
         """Sensors of the batch that this encoder knows, in its own order.
@@ -305,6 +309,11 @@ def _join_attendable(attendable: Sequence[Tensor | None], tokens: Sequence[Tenso
     if all(a is None for a in attendable):
         return None
     return _some(torch.cat([_known(a, x) for a, x in zip(attendable, tokens, strict=True)], dim=1))
+
+
+def join_present(sets: Sequence[SequenceSet], patches: Mapping[str, Patches]) -> dict[str, Tensor | None]:
+    """Which tokens exist, (r l) per sequence set, None where all do."""
+    return {s.key: _join_present(s, patches) for s in sets}
 
 
 def _join_present(sequences: SequenceSet, patches: Mapping[str, Patches]) -> Tensor | None:

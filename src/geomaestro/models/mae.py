@@ -12,12 +12,13 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from geomaestro.config import Strict
-from geomaestro.models.encoder import Encoder, EncoderSpec, Sequences, check_width, run_stacks
+from geomaestro.models.encoder import Encoder, EncoderSpec, Sequences, check_width, join_present, run_stacks
 from geomaestro.nn.fusion import FUSIONS, SequenceSet, Strand, lay_out, make_strands
 from geomaestro.nn.gather import pick, place
 from geomaestro.nn.loss import LossName, TargetNorm, error_sum, target_groups, target_statistics
 from geomaestro.nn.masking import Hidden, Hiding, from_hidden, hide, shown_tokens
 from geomaestro.nn.patches import unpatchify
+from geomaestro.nn.pixels import Patches
 from geomaestro.nn.transformer import Transformer
 from geomaestro.samples import Batch
 
@@ -108,16 +109,40 @@ class Mae(nn.Module):
         return Transformer(size.dim, size.depth, heads=size.heads, head_dim=size.head_dim, mlp_dim=mlp_dim)
 
     def forward(
-        self, batch: Batch[Tensor], keys: Tensor | None = None, hidden: Mapping[str, Tensor] | None = None
+        self,
+        batch: Batch[Tensor],
+        keys: Tensor | None = None,
+        hidden: Mapping[str, Tensor] | None = None,
+        total: Tensor | None = None,
     ) -> Reconstruction:
         """Hide, encode, decode, compare.
 
         `keys` (b) int64 decide what is hidden; or `hidden` gives it, per sensor (b s n) with s = band groups x dates.
+        `total` is the sum of the tallies of all parts of a larger batch: losses of the parts then add up to its loss.
         """
         laid = self.encoder.lay_out(batch)
         split = self._split(laid, keys, hidden)
         visible = self.encoder.encode_visible(laid, split)
-        return self._score(laid, split, self.decode(laid, split, visible))
+        return self._score(laid, split, self.decode(laid, split, visible), total)
+
+    @torch.no_grad()
+    def tally(self, batch: Batch[Tensor], keys: Tensor) -> Tensor:
+        """What losses are means over, (sensor 3) float64: values to rebuild, present tokens, samples.
+
+        Of use where a batch is computed in parts: the sum of the parts' tallies is `forward`'s `total`.
+        """
+        patches, sets = self.encoder.cut(batch)
+        split = hide(sets, join_present(sets, patches), self.spec.hiding, keys)
+        out = torch.zeros(len(self.spec.encoder.inputs), 3, dtype=torch.float64, device=keys.device)
+        out[:, 2] = len(batch)
+        for row, name in enumerate(self.spec.encoder.inputs):
+            cut = patches.get(name)
+            if cut is not None:
+                tokens = cut.values[..., 0, 0]
+                out[row, 1] = tokens.numel() if cut.present is None else cut.present.sum()
+                strands = [(s, strand) for s in sets for strand in s.strands if strand.sensor == name]
+                out[row, 0] = sum(_values_to_rebuild(s, strand, split[s.key], cut) for s, strand in strands)
+        return out
 
     def _split(self, laid: Sequences, keys: Tensor | None, hidden: Mapping[str, Tensor] | None) -> dict[str, Hidden]:
         if hidden is None:
@@ -152,18 +177,20 @@ class Mae(nn.Module):
     def _run(sequences: SequenceSet, strand: Strand) -> int:
         return strand.places if sequences.per_date else strand.tokens
 
-    def _score(self, laid: Sequences, hidden: Mapping[str, Hidden], decoded: Mapping[str, Tensor]) -> Reconstruction:
+    def _score(
+        self, laid: Sequences, hidden: Mapping[str, Hidden], decoded: Mapping[str, Tensor], total: Tensor | None
+    ) -> Reconstruction:
         rebuilt: list[Rebuilt] = []
         for s in sets_with_hidden(laid.sets, hidden):
             slots = hidden_slots(s, hidden[s.key])
             parts = decoded[s.key].split([index.shape[1] for _, index in slots], dim=1)
             for (strand, index), tokens in zip(slots, parts, strict=True):
                 rebuilt.append(self._rebuild(laid, s, strand, index, tokens, hidden[s.key]))
-        per_sensor, weights = self._losses(laid, rebuilt, hidden)
+        per_sensor, weights = self._losses(laid, rebuilt, total)
         nothing = sum(x.sum() for x in decoded.values()) * 0.0 + laid.tokens[laid.sets[0].key].float().sum() * 0.0
-        total = sum(weights.values(), nothing.detach())
+        whole = sum(weights.values(), nothing.detach())
         loss = sum((per_sensor[name] * weights[name] for name in per_sensor), nothing)
-        loss = loss / torch.where(total > 0, total, 1.0)
+        loss = loss / torch.where(whole > 0, whole, 1.0)
         return Reconstruction(loss, per_sensor, tuple(rebuilt), hidden)
 
     def _rebuild(
@@ -190,9 +217,12 @@ class Mae(nn.Module):
         return Rebuilt(strand, index - start, values, target, weight, mean, deviation)
 
     def _losses(
-        self, laid: Sequences, rebuilt: list[Rebuilt], hidden: Mapping[str, Hidden]
+        self, laid: Sequences, rebuilt: list[Rebuilt], total: Tensor | None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Mean error per sensor, and the sensors' weights: their number of places, over present tokens alone."""
+        """Mean error per sensor, and the sensors' weights: their number of places, over present tokens alone.
+
+        With `total` (sensor 3) an error is divided by what the whole batch counts, of which this is a part.
+        """
         errors: dict[str, list[tuple[Tensor, Tensor]]] = {}
         for part in rebuilt:
             errors.setdefault(part.strand.sensor, []).append(
@@ -200,12 +230,13 @@ class Mae(nn.Module):
             )
         losses, weights = {}, {}
         for name, parts in errors.items():
-            count = torch.stack([n for _, n in parts]).sum()
+            if total is None:
+                count, tokens = torch.stack([n for _, n in parts]).sum(), _tokens_per_sample(laid.patches[name])
+            else:
+                row = total[list(self.spec.encoder.inputs).index(name)]
+                count, tokens = row[0].float(), (row[1] / row[2]).float()
             losses[name] = torch.stack([e for e, _ in parts]).sum() / count.clamp(min=1)
-            cut = laid.patches[name]
-            tokens = cut.values.shape[1] * cut.values.shape[2]
-            share = count.new_ones(()) if cut.present is None else cut.present.float().mean()
-            weights[name] = tokens * share * (count > 0)
+            weights[name] = tokens * (count > 0)
         return losses, weights
 
     def images_of(self, result: Reconstruction, batch: Batch[Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
@@ -265,6 +296,21 @@ def hidden_slots(sequences: SequenceSet, hidden: Hidden) -> list[tuple[Strand, T
         out.append((strand, slots + start))
         start += length
     return out
+
+
+def _tokens_per_sample(cut: Patches) -> Tensor:
+    """Present tokens of a sensor in a sample, on average over the batch."""
+    tokens = cut.values.new_tensor(cut.values.shape[1] * cut.values.shape[2], dtype=torch.float32)
+    return tokens if cut.present is None else tokens * cut.present.float().mean()
+
+
+def _values_to_rebuild(sequences: SequenceSet, strand: Strand, hidden: Hidden, cut: Patches) -> Tensor:
+    """Number of values of a strand that are hidden and measured."""
+    start = sequence_start(sequences, strand)
+    length = strand.places if sequences.per_date else strand.tokens
+    mine = hidden.hidden[:, start : start + length].reshape(-1, strand.dates, strand.places)
+    pixels = cut.values.shape[-2] if cut.valid is None else cut.valid.sum(dim=-1)
+    return (mine.double() * pixels).sum() * strand.bands
 
 
 def _weight(hidden: Hidden, index: Tensor, valid: Tensor | None, patches: Tensor, *, exact: bool) -> Tensor | None:

@@ -28,9 +28,9 @@ def target_statistics(patches: Tensor, groups: Sequence[int], valid: Tensor | No
 
 def _statistics(part: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
     if valid is None:
-        single = part.shape[-1] * part.shape[-2] == 1
+        none = len(part) == 0 or part.shape[-1] * part.shape[-2] == 1  # no patch, or patches of a single value
         mean = part.mean(dim=(-2, -1), keepdim=True)
-        variance = torch.zeros_like(mean) if single else part.var(dim=(-2, -1), keepdim=True)
+        variance = torch.zeros_like(mean) if none else part.var(dim=(-2, -1), keepdim=True)
         return mean, (variance + EPS).sqrt()
     weight = valid[..., None].to(part.dtype)
     count = weight.sum(dim=(-2, -1), keepdim=True) * part.shape[-1]
