@@ -37,8 +37,7 @@ from tests.worlds import (
 )
 
 ROOT = Path(__file__).parents[1]
-CPU = torch.device("cpu")
-TIMES = ("samples_per_s", "elapsed_s")
+TIMES = ("samples_per_s", "elapsed_s", "waited_s")
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +63,7 @@ def train(
 ) -> Mae:
     model, dataset, recipe = start(values, **settings)
     watched = dataset if before_read is None else Watched(dataset, before_read)
-    pretrain(model, watched, recipe, folder, seed=3, device=CPU)
+    pretrain(model, watched, recipe, folder, seed=3)
     return model
 
 
@@ -107,7 +106,7 @@ def test_the_first_step_is_adamws_with_its_learning_rate(series: Path, tmp_path:
     """Adam's first step moves every weight that has a gradient by lr, whatever its size, after the decay."""
     model, dataset, recipe = start(recipe_values(series), steps=1, weight_decay=0.1, peak_lr=1e-2)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    pretrain(model, dataset, recipe, tmp_path, seed=0, device=CPU)
+    pretrain(model, dataset, recipe, tmp_path, seed=0)
     moved = {n: (p.detach() - before[n] * (1 - 1e-2 * 0.1)).abs() for n, p in model.named_parameters()}
     share = torch.cat([x.flatten() for x in moved.values()])
     assert ((share - 1e-2).abs() < 1e-4).float().mean() > 0.8 and share.max() < 1e-2 * 1.001
@@ -252,7 +251,7 @@ class Spoilt(Watched):
 def test_a_loss_that_is_not_a_number_stops_before_the_weights_move(series: Path, tmp_path: Path) -> None:
     model, dataset, recipe = start(recipe_values(series), steps=30, save_every_s=1e-9)
     with pytest.raises(NonFiniteError) as caught:
-        pretrain(model, Spoilt(dataset, lambda _: None), recipe, tmp_path, seed=0, device=CPU)
+        pretrain(model, Spoilt(dataset, lambda _: None), recipe, tmp_path, seed=0)
     about = json.loads((tmp_path / "non_finite.json").read_text())
     assert "field 8" in about["ids"] and len(about["ids"]) == 8
     rows = read_rows(tmp_path / "metrics.jsonl")
@@ -271,7 +270,7 @@ def test_poisoned_weights_stop_at_the_first_step_unchanged(series: Path, tmp_pat
         next(model.pixels.parameters()).fill_(float("nan"))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(NonFiniteError, match="loss nan and gradient norm nan at step 0"):
-        pretrain(model, dataset, recipe, tmp_path, seed=0, device=CPU)
+        pretrain(model, dataset, recipe, tmp_path, seed=0)
     assert all(torch.equal(value.nan_to_num(), before[name].nan_to_num()) for name, value in model.state_dict().items())
 
 
@@ -284,7 +283,7 @@ def test_an_infinite_learning_rate_stops_at_once(series: Path, tmp_path: Path) -
 def test_a_batch_with_nothing_to_rebuild_is_no_error(series: Path, tmp_path: Path, sample: int) -> None:
     """Sample 3 has no s1, sample 5 nothing but its elevation: a small batch may hold nothing else."""
     model, dataset, recipe = start(recipe_values(series), batch=1, steps=2)
-    pretrain(model, Subset(dataset, [sample]), recipe, tmp_path, seed=0, device=CPU)
+    pretrain(model, Subset(dataset, [sample]), recipe, tmp_path, seed=0)
     rows = read_rows(tmp_path / "metrics.jsonl")
     assert len(rows) == 2 and all(np.isfinite(row["loss"]) for row in rows)
     assert all(torch.isfinite(p).all() for p in model.parameters())

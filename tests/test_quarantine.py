@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from geomaestro.data.loader import training_batches
+from geomaestro.data.loader import Share, training_batches
 from geomaestro.data.miniatures.miniature import Size, write_miniature
 from geomaestro.data.opening import open_dataset
 from geomaestro.data.quarantine import Quarantine, read_quarantine, readable
@@ -99,7 +99,7 @@ def test_ranks_share_each_step_without_a_gap(images: Path, ranks: int) -> None:
     dataset = opened(images)
     alone = list(training_batches(dataset, batch=8, seed=4, start=2, steps=7))
     shares = [
-        list(training_batches(dataset, batch=8, seed=4, start=2, steps=7, rank=(number, ranks)))
+        list(training_batches(dataset, batch=8, seed=4, start=2, steps=7, share=Share(number, ranks)))
         for number in range(ranks)
     ]
     for step, whole in enumerate(alone):
@@ -108,4 +108,4 @@ def test_ranks_share_each_step_without_a_gap(images: Path, ranks: int) -> None:
         assert torch.equal(torch.cat([part.images["rgb"] for part in parts]), whole.images["rgb"])
         assert torch.equal(torch.cat([part.keys for part in parts if part.keys is not None]), whole.keys)
     with pytest.raises(SpecError, match="a batch of 8 cannot be shared by 3 ranks"):
-        next(iter(training_batches(dataset, batch=8, seed=4, start=0, steps=1, rank=(0, 3))))
+        next(iter(training_batches(dataset, batch=8, seed=4, start=0, steps=1, share=Share(0, 3))))

@@ -136,7 +136,7 @@ def test_a_folder_that_can_not_be_made_is_a_run_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError) as caught:
         open_run(tmp_path / "file" / "run", RECIPE, resume=False)
-    assert str(caught.value) == f"{tmp_path / 'file' / 'run'}: can't be made (Not a directory)"
+    assert str(caught.value) == f"{tmp_path / 'file' / 'run'}: can't be made (Not a directory); choose another folder"
 
 
 def test_a_damaged_recipe_is_a_run_error(tmp_path: Path) -> None:

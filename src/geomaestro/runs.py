@@ -52,9 +52,16 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
-    """Append one line of JSON."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+    """Append one line of JSON.
+
+    Raises:
+        RunError: if it can't be written.
+    """
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+    except OSError as error:
+        raise RunError(f"{path}: could not be written ({error.strerror}); free some space and go on") from None
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -100,11 +107,20 @@ def open_run(folder: Path, recipe: Mapping[str, Any], *, resume: bool) -> None:
         return
     if resume and not folder.exists():
         raise RunError(f"{folder}: nothing to resume there")
+    make_folder(folder)
+    write_atomically(path, content.encode())
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it.
+
+    Raises:
+        RunError: if it can't be made.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"{folder}: can't be made ({error.strerror})") from None
-    write_atomically(path, content.encode())
+        raise RunError(f"{folder}: can't be made ({error.strerror}); choose another folder") from None
 
 
 def _differences(old: Any, new: Any, place: str = "") -> list[str]:

@@ -3,7 +3,7 @@
 Axes: b sample, t date, c band, h row, w column.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -88,13 +88,8 @@ def collate(samples: Sequence[Sample[np.ndarray]], keys: Sequence[int] | None = 
 
 def take(batch: Batch[Any], index: Any) -> Batch[Any]:
     """Rows `index` of a batch held in memory; numpy indexes numpy, torch indexes torch."""
-    picked = {
-        key: {name: value[index] for name, value in getattr(batch, key).items()}
-        for key in ("images", "dates", "present", "valid", "labels")
-    }
     ids = np.asarray(batch.ids, dtype=object)[np.asarray(index)]
-    keys = None if batch.keys is None else batch.keys[index]
-    return replace(batch, ids=tuple(ids), reference_date=batch.reference_date[index], keys=keys, **picked)
+    return replace(each_tensor(batch, lambda value: value[index]), ids=tuple(ids))
 
 
 def to_torch(batch: Batch[np.ndarray], device: "torch.device | str" = "cpu") -> "Batch[torch.Tensor]":
@@ -120,9 +115,14 @@ def to_device(batch: "Batch[torch.Tensor]", device: "torch.device") -> "Batch[to
     """Copy a batch of tensors to a device, asynchronously where its memory is pinned."""
     if batch.reference_date.device == device:
         return batch
-    moved: dict[str, Any] = {
-        key: {name: value.to(device, non_blocking=True) for name, value in getattr(batch, key).items()}
+    return each_tensor(batch, lambda value: value.to(device, non_blocking=True))
+
+
+def each_tensor(batch: Batch[A], change: Callable[[A], A]) -> Batch[A]:
+    """The same batch with every array or tensor changed alike."""
+    changed: dict[str, Any] = {
+        key: {name: change(value) for name, value in getattr(batch, key).items()}
         for key in ("images", "dates", "present", "valid", "labels")
     }
-    keys = None if batch.keys is None else batch.keys.to(device, non_blocking=True)
-    return replace(batch, reference_date=batch.reference_date.to(device, non_blocking=True), keys=keys, **moved)
+    keys = None if batch.keys is None else change(batch.keys)
+    return replace(batch, reference_date=change(batch.reference_date), keys=keys, **changed)

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset as TorchDataset
 from geomaestro.data.quarantine import BadSample, Quarantine
 from geomaestro.data.reading import Dataset, Kept, Visit
 from geomaestro.errors import DataError, GeomaestroError, SpecError
-from geomaestro.samples import Batch, Sample, collate, take, to_torch
+from geomaestro.samples import Batch, Sample, collate, each_tensor, take, to_torch
 
 MEMORY_LIMIT_BYTES = 2 << 30  # assumed; what is kept of one split in evaluation, or where nothing is drawn
 
@@ -79,18 +79,32 @@ def _sample_bytes(sample: Sample[np.ndarray]) -> int:
     return sum(x.nbytes + sample.valid[name].nbytes for name, x in sample.images.items())
 
 
-class _Steps:
-    """Positions of the visits of each step from `start` to `stop`, listed when the step comes; of one rank's share."""
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a rank, `number` of `count`, reads of each step, in so many `parts` that are computed one after another."""
 
-    def __init__(self, batch: int, start: int, stop: int, rank: tuple[int, int]) -> None:
-        self.batch, self.steps, self.rank = batch, range(start, stop), rank
+    number: int = 0
+    count: int = 1
+    parts: int = 1
+
+
+WHOLE = Share()
+
+
+class _Steps:
+    """Positions of the visits of each part of each step from `start` to `stop`, listed when it comes."""
+
+    def __init__(self, batch: int, start: int, stop: int, share: Share) -> None:
+        self.batch, self.steps, self.share = batch, range(start, stop), share
 
     def __len__(self) -> int:
-        return len(self.steps)
+        return len(self.steps) * self.share.parts
 
     def __iter__(self) -> Iterator[list[int]]:
+        number, count, parts = self.share.number, self.share.count, self.share.parts
         for step in self.steps:
-            yield list(visits_of(step, self.batch, self.rank))
+            for part in range(parts):
+                yield list(visits_of(step, self.batch, (number * parts + part, count * parts)))
 
 
 _Item = tuple[Sample[np.ndarray], int] | GeomaestroError | BadSample
@@ -118,11 +132,11 @@ def visits_of(step: int, batch: int, rank: tuple[int, int] = (0, 1)) -> range:
     """Positions of a step's visits that rank (number, count) takes: together the ranks take what one would alone.
 
     Raises:
-        SpecError: if the batch, which is that of all ranks, cannot be shared evenly.
+        SpecError: if the batch, which is that of all ranks and parts, cannot be shared evenly.
     """
     number, count = rank
     if batch % count:
-        raise SpecError(f"a batch of {batch} cannot be shared by {count} ranks; choose a multiple")
+        raise SpecError(f"a batch of {batch} cannot be shared by {count} ranks x parts; choose a multiple")
     share = batch // count
     return range(step * batch + number * share, step * batch + (number + 1) * share)
 
@@ -139,6 +153,10 @@ class _Stack:
 
     batch: Batch[Tensor] | None
     bad: tuple[BadSample, ...]
+
+    def pin_memory(self) -> "_Stack":
+        """For the loader: memory that an accelerator copies from on its own."""
+        return self if self.batch is None else _Stack(each_tensor(self.batch, Tensor.pin_memory), self.bad)
 
 
 def _stack(items: list[_Item]) -> _Stack | GeomaestroError:
@@ -181,43 +199,58 @@ def training_batches(
     start: int,
     steps: int,
     workers: int = 0,
-    rank: tuple[int, int] = (0, 1),
+    share: Share = WHOLE,
     quarantine: Quarantine | None = None,
 ) -> Iterator[Batch[Tensor]]:
     """Batches of steps `start` to `steps`; step s holds visits s * batch to (s + 1) * batch, across epochs.
 
-    `rank` (number, count) takes its share of each step. With a `quarantine`, a step goes without the samples that
-    cannot be read, and they are listed there.
+    `share` takes a rank's share of each step, in parts. With a `quarantine`, a step goes without
+    the samples that cannot be read, and they are listed there; a part may then be a batch of no sample.
 
     Raises:
         DataError: if a sample can't be read, or too many of them; or if a step has no readable sample.
+        SpecError: if the batch cannot be shared evenly.
     """
+    positions = _Steps(batch, start, steps, share)
     if not dataset.draws and (held := _held(dataset, tolerant=quarantine is not None)) is not None:
-        yield from _from_memory(held, batch, seed, range(start, steps), rank)
+        yield from _from_memory(held, seed, positions)
         return
     loader = DataLoader(
         _Visits(dataset, seed, tolerant=quarantine is not None),
-        batch_sampler=_Steps(batch, start, steps, rank),
+        batch_sampler=positions,
         num_workers=workers,
         collate_fn=_stack,
         prefetch_factor=4 if workers else None,
         pin_memory=torch.cuda.is_available(),
     )
+    last: Batch[Tensor] | None = None
     for item in loader:
         if isinstance(item, GeomaestroError):
             raise item
         if quarantine is not None:
             quarantine.add(item.bad)
-        if item.batch is None:
+        if item.batch is None and share.count * share.parts == 1:
             raise DataError(f"none of the {batch} samples of a step can be read; the first: {item.bad[0].reason}")
-        yield item.batch
+        last = item.batch if item.batch is not None else _without_samples(last, dataset, item.bad)
+        yield last
 
 
-def _from_memory(
-    held: Batch[Tensor], batch: int, seed: int, steps: range, rank: tuple[int, int]
-) -> Iterator[Batch[Tensor]]:
-    for step in steps:
-        visits = [visit_at(p, seed, len(held)) for p in visits_of(step, batch, rank)]
+def _without_samples(like: Batch[Tensor] | None, dataset: Dataset, bad: Sequence[BadSample]) -> Batch[Tensor]:
+    """A batch of no sample: a part of a step of which nothing can be read, while other parts may hold some."""
+    if like is not None:
+        return take(like, torch.tensor([], dtype=torch.int64))
+    for index in range(len(dataset)):
+        try:
+            sample = dataset.read(index)
+        except DataError:  # listed when its turn comes
+            continue
+        return take(to_torch(collate([sample], [0])), torch.tensor([], dtype=torch.int64))
+    raise DataError(f"no sample can be read; the first: {bad[0].reason}")
+
+
+def _from_memory(held: Batch[Tensor], seed: int, positions: _Steps) -> Iterator[Batch[Tensor]]:
+    for part in positions:
+        visits = [visit_at(p, seed, len(held)) for p in part]
         index = torch.tensor([v.index for v in visits])
         yield replace(take(held, index), keys=torch.tensor([v.key() for v in visits]))
 
@@ -252,6 +285,12 @@ class _Plain(TorchDataset[_Item]):
             return self.dataset.read(index), 0
         except GeomaestroError as error:
             return error
+
+
+def names_of(dataset: Dataset, seed: int, step: int, batch: int) -> list[str]:
+    """Names of the samples that a step visits, over all ranks and parts."""
+    names = dataset.ids()
+    return [names[visit_at(p, seed, len(names)).index] for p in visits_of(step, batch)]
 
 
 def evaluation_batches(dataset: Dataset, *, batch: int, workers: int = 0) -> Iterator[Batch[Tensor]]:

@@ -28,28 +28,41 @@ class BadSample:
 class Quarantine:
     """The unreadable samples that a training meets, written to `path` as they come.
 
-    More than `max_share` of `total` samples stop it: something is wrong with the whole then.
+    More than `max_share` of `total` samples stop it: something is wrong with the whole then. Where several processes
+    train, what one of them meets is `untold` until the others take note of it too, and only one of them `writes`.
     """
 
     path: Path
     total: int
     max_share: float
+    writes: bool = True
     known: dict[str, str] = field(default_factory=dict)
+    untold: list[BadSample] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.path.is_file():
             self.known = read_quarantine(self.path)
 
     def add(self, bad: Sequence[BadSample]) -> None:
-        """Take note of samples.
+        """Take note of samples that this process met.
 
         Raises:
             DataError: with the share, the list and the first reason, if they are too many now.
         """
+        self.untold += [sample for sample in bad if sample.id not in self.known]
+        self.note(bad)
+
+    def note(self, bad: Sequence[BadSample]) -> None:
+        """Take note of samples.
+
+        Raises:
+            DataError: as `add`.
+        """
         for sample in bad:
             if sample.id not in self.known:
                 self.known[sample.id] = sample.reason
-                append_row(self.path, {"id": sample.id, "reason": sample.reason})
+                if self.writes:
+                    append_row(self.path, {"id": sample.id, "reason": sample.reason})
         if len(self.known) > self.max_share * self.total:
             first = next(iter(self.known.values()))
             raise DataError(

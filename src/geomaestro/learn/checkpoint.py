@@ -1,6 +1,12 @@
-"""States of training on disk: safetensors and JSON in a folder per step, the JSON last; the newest whole one counts."""
+"""States of training on disk: safetensors and JSON in a folder per step, the JSON last; the newest whole one counts.
+
+A state is model.safetensors, optimiser.safetensors and one file for each further group of tensors; or, of a model whose
+parameters are shards, one file per rank in shards/ (torch's distributed checkpoint in its safetensors format). Either
+is read by any number of ranks, sharded or not.
+"""
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,25 +16,67 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
-from geomaestro.errors import CheckpointError
-from geomaestro.models.hub import fill
+from geomaestro.errors import CheckpointError, RunError
+from geomaestro.learn.distributed import ALONE, Ranks
+from geomaestro.models.hub import require_fit
 from geomaestro.runs import write_atomically, write_json
 
 KEEP = 2  # the one before the last is kept in case the last turns out damaged
+SHARDS = "shards"
+Tensors = Mapping[str, Tensor]
 
 
 def save_state(
-    folder: Path, step: int, model: nn.Module, optimiser: torch.optim.Optimizer, extra: Mapping[str, Any]
+    folder: Path,
+    step: int,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    about: Mapping[str, Any],
+    *,
+    more: Mapping[str, Tensors] | None = None,
+    ranks: Ranks = ALONE,
 ) -> None:
-    """Write the state after `step` steps; older states than the last two are removed afterwards."""
+    """Write the state after `step` steps; older states than the last two are removed afterwards.
+
+    All ranks call it. `about` is what JSON can hold, `more` further groups of tensors, such as averaged weights.
+
+    Raises:
+        RunError: if it can't be written; older states are untouched and nothing half-written stays.
+    """
+    groups = {"model": model.state_dict(), "optimiser": optimiser_tensors(model, optimiser), **(more or {})}
     target = folder / f"step-{step:08d}"
-    target.mkdir(parents=True, exist_ok=True)
-    write_atomically(target / "model.safetensors", save({k: v.contiguous() for k, v in model.state_dict().items()}))
-    write_atomically(target / "optimiser.safetensors", save(_optimiser_tensors(optimiser)))
-    write_json(target / "state.json", {"step": step, **extra})
-    for old in _whole(folder)[:-KEEP]:
-        shutil.rmtree(folder / old)
+    if ranks.first:
+        _make_room(folder, target)
+    ranks.wait()
+    try:
+        if is_sharded(model):
+            _save_shards(target / SHARDS, groups)
+        elif ranks.first:
+            for name, tensors in groups.items():
+                write_atomically(target / f"{name}.safetensors", save({k: v.contiguous() for k, v in tensors.items()}))
+        ranks.wait()
+        if ranks.first:
+            write_json(target / "state.json", {"step": step, **about})
+    except RunError:
+        shutil.rmtree(target, ignore_errors=True)
+        raise
+    if ranks.first:
+        for old in _whole(folder)[:-KEEP]:
+            shutil.rmtree(folder / old)
+
+
+def _make_room(folder: Path, target: Path) -> None:
+    """Make the folder of a state; what a killed process left half-written goes."""
+    whole = set(_whole(folder))
+    try:
+        for path in folder.glob("step-*"):
+            if path.name not in whole or path == target:
+                shutil.rmtree(path)
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{target}: can't be made ({error.strerror}); choose a folder that can be written") from None
 
 
 def newest(folder: Path) -> Path | None:
@@ -41,34 +89,96 @@ def _whole(folder: Path) -> list[str]:
     return sorted(p.parent.name for p in folder.glob("step-*/state.json"))
 
 
-def load_state(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
-    """Put a state back, bit by bit; gives what was saved beside it.
+def is_sharded(model: nn.Module) -> bool:
+    """Whether the parameters are shards, of which each rank holds its own."""
+    return any(isinstance(p, DTensor) for p in model.parameters())
+
+
+def load_state(
+    path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, *, more: Mapping[str, Tensors] | None = None
+) -> dict[str, Any]:
+    """Put a state back, bit by bit, tensors of `more` in place; gives what was saved beside it.
 
     Raises:
         CheckpointError: naming the file that is unreadable or does not fit.
     """
     try:
-        fill(model, load_file(path / "model.safetensors"), str(path / "model.safetensors"))
-        _fill_optimiser(optimiser, load_file(path / "optimiser.safetensors"), path)
         about: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        for name, ours in {"model": model.state_dict(), **(more or {})}.items():
+            theirs = read_group(path, name)
+            require_fit(ours, theirs, f"{path}: {name}")
+            for key, tensor in ours.items():
+                _put(tensor, theirs[key])
+        _fill_optimiser(model, optimiser, read_group(path, "optimiser"), path)
+    except (SafetensorError, OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(
             f"{path}: unreadable state ({error}); remove this folder to resume from the one before"
         ) from None
     return about
 
 
-def _optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    state = optimiser.state_dict()["state"]
-    return {f"{number}.{name}": value.contiguous() for number, part in state.items() for name, value in part.items()}
+def read_group(path: Path, name: str) -> dict[str, Tensor]:
+    """One group of a state's tensors, whole, on the host."""
+    if not (path / SHARDS).is_dir():
+        return load_file(path / f"{name}.safetensors")
+    from torch.distributed.checkpoint import HuggingFaceStorageReader, load
+
+    found = HuggingFaceStorageReader(str(path / SHARDS)).read_metadata().state_dict_metadata
+    mine = {key: about for key, about in found.items() if key.startswith(f"{name}.")}
+    whole = {key: torch.empty(about.size, dtype=about.properties.dtype) for key, about in mine.items()}  # type: ignore[union-attr]
+    load(whole, storage_reader=HuggingFaceStorageReader(str(path / SHARDS)), no_dist=True)
+    return {key.removeprefix(f"{name}."): value for key, value in whole.items()}
 
 
-def _fill_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor], path: Path) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        number, name = key.split(".", 1)
-        state.setdefault(int(number), {})[name] = value
-    count = sum(len(group["params"]) for group in optimiser.param_groups)
-    if state and max(state) >= count:
-        raise CheckpointError(f"{path}: the optimiser's state is of another model")
-    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+@torch.no_grad()
+def _put(ours: Tensor, theirs: Tensor) -> None:
+    if isinstance(ours, DTensor):
+        theirs = shard_like(theirs, ours)
+    ours.copy_(theirs)
+
+
+def shard_like(whole: Tensor, like: DTensor) -> DTensor:
+    """This rank's shard of a tensor that every rank has whole."""
+    return distribute_tensor(whole.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+
+
+def _save_shards(folder: Path, groups: Mapping[str, Tensors]) -> None:
+    from torch.distributed.checkpoint import CheckpointException, HuggingFaceStorageWriter
+    from torch.distributed.checkpoint import save as save_distributed
+
+    state = {f"{group}.{name}": value for group, tensors in groups.items() for name, value in tensors.items()}
+    try:
+        save_distributed(state, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+        for path in folder.iterdir():
+            handle = os.open(path, os.O_RDONLY)
+            os.fsync(handle)
+            os.close(handle)
+    except (CheckpointException, OSError) as error:
+        raise RunError(f"{folder}: could not be written ({error}); free some space or choose another folder") from None
+
+
+def optimiser_tensors(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's tensors, named by the parameters that they belong to."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    return {
+        f"{names[id(p)]}.{key}": value
+        for group in optimiser.param_groups
+        for p in group["params"]
+        for key, value in optimiser.state[p].items()
+        if isinstance(value, Tensor)
+    }
+
+
+def _fill_optimiser(model: nn.Module, optimiser: torch.optim.Optimizer, tensors: Tensors, path: Path) -> None:
+    ours = dict(model.named_parameters())
+    state: dict[str, dict[str, Tensor]] = {}
+    for full_name, value in tensors.items():
+        name, _, key = full_name.rpartition(".")
+        if name not in ours or (value.ndim and value.shape != ours[name].shape):
+            raise CheckpointError(f"{path}: the optimiser's state is of another model ({full_name})")
+        like = ours[name]
+        state.setdefault(name, {})[key] = shard_like(value, like) if isinstance(like, DTensor) and value.ndim else value
+    names = {id(p): name for name, p in ours.items()}
+    order = [names[id(p)] for group in optimiser.param_groups for p in group["params"]]
+    numbered = {number: state[name] for number, name in enumerate(order) if name in state}
+    optimiser.load_state_dict({"state": numbered, "param_groups": optimiser.state_dict()["param_groups"]})

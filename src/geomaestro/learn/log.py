@@ -36,8 +36,8 @@ class Bar:
 
 
 @contextmanager
-def bar(title: str, total: int, done: int = 0) -> Iterator[Bar]:
-    """Show progress, elapsed time and time left."""
+def bar(title: str, total: int, done: int = 0, *, shown: bool = True) -> Iterator[Bar]:
+    """Show progress, elapsed time and time left; nothing if not `shown`."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
@@ -47,7 +47,7 @@ def bar(title: str, total: int, done: int = 0) -> Iterator[Bar]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=False) as progress:
+    with Progress(*columns, console=console, transient=False, disable=not shown) as progress:
         yield Bar(progress, progress.add_task(title, total=total, completed=done, note=""))
 
 

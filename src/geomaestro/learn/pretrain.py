@@ -1,28 +1,36 @@
 """Pretraining, spelled out: read it top to bottom; nothing is hidden in a trainer.
 
-What a step does follows from (seed, step) alone, so a run that was killed and resumed ends with the same weights.
+What a step does follows from (seed, step) alone, so a run that was killed and resumed ends with the same weights, and
+any number of ranks and parts takes the same samples through the same loss.
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from geomaestro.data.loader import training_batches
-from geomaestro.data.quarantine import QUARANTINE, Quarantine
+from geomaestro.data.loader import Share, names_of, training_batches
+from geomaestro.data.quarantine import QUARANTINE, BadSample, Quarantine
 from geomaestro.data.reading import Dataset
-from geomaestro.errors import NonFiniteError
+from geomaestro.errors import DataError, NonFiniteError
 from geomaestro.learn.checkpoint import load_state, newest, save_state
+from geomaestro.learn.distributed import ALONE, Ranks
+from geomaestro.learn.feed import Feed
 from geomaestro.learn.log import JsonRows, bar
 from geomaestro.learn.optim import make_adamw, one_cycle, set_learning_rate, total_gradient_norm
+from geomaestro.learn.parallel import accumulating, backward, compile_blocks, recompute_blocks, spread
 from geomaestro.learn.recipe import PretrainRecipe
 from geomaestro.learn.stopping import Interrupted, catch_signals
-from geomaestro.models.mae import Mae, Reconstruction
-from geomaestro.runs import read_rows, write_json, write_rows
-from geomaestro.samples import Batch, to_device
+from geomaestro.learn.watch import REPORT, NonFinite, Watch
+from geomaestro.models.mae import Mae
+from geomaestro.runs import make_folder, read_rows, write_json, write_rows
+from geomaestro.samples import Batch
+
+Losses = Mapping[str, Tensor]  # "loss", and "loss/SENSOR" for each sensor
 
 
 def pretrain(
@@ -32,63 +40,135 @@ def pretrain(
     folder: Path,
     *,
     seed: int,
-    device: torch.device,
+    ranks: Ranks = ALONE,
     title: str = "pretrain",
     tensorboard: bool = False,
 ) -> int:
     """Train until the recipe's last step, from the newest state in `folder` if there is one; gives the steps.
 
-    Writes metrics.jsonl and checkpoints/ into `folder`, and quarantine.jsonl if samples cannot be read.
+    Writes metrics.jsonl and checkpoints/ into `folder`, and quarantine.jsonl if samples cannot be read. With
+    `parallel: fsdp` and several ranks the model's parameters are shards afterwards.
 
     Raises:
         NonFiniteError: if a loss or gradient is not a number; the optimiser has not moved, the batch's ids are saved.
         Interrupted: after Ctrl-C or SIGTERM, once the state is saved.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    device = ranks.device
     model.to(device).train()
+    net = make_net(model, recipe, ranks)
     optimiser = make_adamw([{"params": list(model.parameters())}], recipe)
-    total = recipe.in_steps(len(dataset), recipe.batch)
-    step, elapsed_before = _resume(folder, model, optimiser)
-    rows = JsonRows(folder / "metrics.jsonl", tensorboard=tensorboard)
-    quarantine = Quarantine(folder / QUARANTINE, len(dataset), recipe.max_bad_share)
-    batches = _batches(dataset, recipe, quarantine, seed, range(step, total))
-    started_at = saved_at = time.monotonic()
-    first = step
-    with bar(title, total, step) as shown, catch_signals() as stop:
-        for batch in batches:
-            lr = one_cycle(
-                step,
-                total=total,
-                peak=recipe.peak(recipe.batch),
-                warmup=recipe.warmup,
-                final_factor=recipe.final_factor,
-            )
+    total, peak = recipe.in_steps(len(dataset), recipe.batch), recipe.peak(recipe.batch)
+    step, elapsed_before = _resume(folder, model, optimiser, ranks)
+    quarantine = Quarantine(folder / QUARANTINE, len(dataset), recipe.max_bad_share, writes=ranks.first)
+    feed = Feed(_batches(dataset, recipe, quarantine, seed, range(step, total), ranks), device, recipe.accumulate)
+    rows = JsonRows(folder / "metrics.jsonl", tensorboard=tensorboard) if ranks.first else None
+    pace = Pace(step, recipe.batch, elapsed_before, feed)
+    saved_at = time.monotonic()
+
+    def save(at: int) -> None:
+        about = {"elapsed_s": pace.elapsed_s(), "mae": model.spec.model_dump(mode="json")}
+        save_state(folder / "checkpoints", at, model, optimiser, about, ranks=ranks)
+
+    def refuse(found: NonFinite) -> NonFiniteError:
+        save(found.step)
+        names = [n for n in names_of(dataset, seed, found.step, recipe.batch) if n not in quarantine.known]
+        return _report(folder, found, names, ranks)
+
+    watch = Watch(optimiser, device, refuse)
+    with bar(title, total, step, shown=ranks.first) as shown, catch_signals() as stop:
+        for parts in feed:
+            lr = one_cycle(step, total=total, peak=peak, warmup=recipe.warmup, final_factor=recipe.final_factor)
             set_learning_rate(optimiser, lr)
-            result = forward(model, to_device(batch, device), recipe.precision)
             optimiser.zero_grad(set_to_none=True)
-            result.loss.backward()
+            losses = gradients(net, model, parts, ranks)
             norm = total_gradient_norm(model.parameters())
-            _refuse_non_finite(folder, step, batch, result.loss, norm)
+            watch.see(step, losses["loss"], norm)
             if recipe.clip_norm is not None:
-                torch.nn.utils.clip_grads_with_norm_(model.parameters(), recipe.clip_norm, norm)
+                nn.utils.clip_grads_with_norm_(model.parameters(), recipe.clip_norm, norm)
             optimiser.step()
             step += 1
-            elapsed_s = elapsed_before + time.monotonic() - started_at
-            speed = (step - first) * recipe.batch / (time.monotonic() - started_at)
-            if step % recipe.log_every == 0 or step == total:
-                rows.add(_row(step, recipe.batch, len(dataset), result, lr, norm, elapsed_s, speed))
-            skipped = f"  {len(quarantine.known)} unreadable" if quarantine.known else ""
-            shown.update(step, f"loss {result.loss.item():.4f}  {speed:.0f} samples/s{skipped}")
-            if stop.asked or step == total or time.monotonic() - saved_at > recipe.save_every_s:
-                save_state(folder / "checkpoints", step, model, optimiser, {"elapsed_s": elapsed_s})
+            stops, saves = agree(ranks, stop.asked, time.monotonic() - saved_at > recipe.save_every_s)
+            _tell(ranks, quarantine, sum(len(part) for part in parts))
+            stops, saves, logs = stops and step < total, saves or stops or step == total, step % recipe.log_every == 0
+            if saves or logs or watch.at_once:
+                watch.look()
+                shown.update(step, pace.note(step, losses["loss"], len(quarantine.known)))
+            if rows is not None and (logs or step == total):
+                rows.add({**pace.row(step, len(dataset)), **_numbers(losses), "lr": lr, "grad_norm": norm.item()})
+            if saves:
+                save(step)
                 saved_at = time.monotonic()
-            if stop.asked and step < total:
+            if stops:
                 raise Interrupted(f"stopped after step {step} of {total}, state saved")
     return total
 
 
+class Rebuilding(nn.Module):
+    """One pass of an autoencoder in the precision asked for; targets and losses are float32 in both."""
+
+    def __init__(self, model: Mae, precision: str) -> None:
+        super().__init__()
+        self.model, self.precision = model, precision
+
+    def forward(self, batch: Batch[Tensor], total: Tensor | None) -> dict[str, Tensor]:
+        """Losses of a batch, or of a part of the larger one that `total` is the tally of."""
+        kind = batch.reference_date.device.type
+        with torch.autocast(kind, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
+            result = self.model(batch, batch.keys, total=total)
+        return {"loss": result.loss, **{f"loss/{name}": value for name, value in result.per_sensor.items()}}
+
+
+def make_net(model: Mae, recipe: PretrainRecipe, ranks: Ranks) -> nn.Module:
+    """What a step calls: the model, spread over ranks and compiled as the recipe says."""
+    recompute_blocks(model, recipe.recompute)
+    compile_blocks(model, recipe.compile, ranks.device)
+    rebuilding = Rebuilding(model, recipe.precision)
+    return spread(rebuilding, ranks, recipe.parallel, precision=recipe.precision, idle=model.idles)
+
+
+def gradients(net: nn.Module, model: Mae, parts: Sequence[Batch[Tensor]], ranks: Ranks) -> Losses:
+    """Losses of a step over all its parts and ranks; its gradients are in the parameters."""
+    total = None
+    if len(parts) > 1 or not ranks.alone:
+        total = ranks.add(torch.stack([model.tally(part, _keys(part)) for part in parts]).sum(dim=0))
+    losses: dict[str, Tensor] = {}
+    for number, part in enumerate(parts, start=1):
+        with accumulating(net, number < len(parts)):
+            mine = net(part, total)
+            backward(mine["loss"], ranks)
+        for name, value in mine.items():
+            losses[name] = losses[name] + value.detach() if name in losses else value.detach()
+    summed = ranks.add(torch.stack(list(losses.values())))
+    return dict(zip(losses, summed.unbind(), strict=True))
+
+
+def _keys(batch: Batch[Tensor]) -> Tensor:
+    assert batch.keys is not None, "batches of training have keys"
+    return batch.keys
+
+
+def agree(ranks: Ranks, *wishes: bool) -> list[bool]:
+    """For each wish, whether any rank has it."""
+    return [number > 0 for number in ranks.add_numbers([float(wish) for wish in wishes])]
+
+
+def _tell(ranks: Ranks, quarantine: Quarantine, readable: int) -> None:
+    """Let all ranks know of samples that one could not read.
+
+    Raises:
+        DataError: on all ranks, if they are too many, or if a step has no other.
+    """
+    mine, quarantine.untold = quarantine.untold, []
+    untold, left = ranks.add_numbers([len(mine), readable])
+    if untold and not ranks.alone:
+        everyones = ranks.join_lists([[sample.id, sample.reason] for sample in mine])
+        quarantine.note([BadSample(name, reason) for name, reason in everyones])
+    if not left:
+        raise DataError(f"no sample of a step can be read; the first: {next(iter(quarantine.known.values()))}")
+
+
 def _batches(
-    dataset: Dataset, recipe: PretrainRecipe, quarantine: Quarantine, seed: int, steps: range
+    dataset: Dataset, recipe: PretrainRecipe, quarantine: Quarantine, seed: int, steps: range, ranks: Ranks
 ) -> Iterator[Batch[Tensor]]:
     return training_batches(
         dataset,
@@ -97,49 +177,68 @@ def _batches(
         start=steps.start,
         steps=steps.stop,
         workers=recipe.workers,
+        share=Share(ranks.number, ranks.count, recipe.accumulate),
         quarantine=quarantine,
     )
 
 
-def forward(model: Mae, batch: Batch[Tensor], precision: str) -> Reconstruction:
-    """One pass in the precision asked for; targets and losses are float32 in both."""
-    device = batch.reference_date.device.type
-    with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
-        result: Reconstruction = model(batch, batch.keys)
-    return result
-
-
-def _resume(folder: Path, model: Mae, optimiser: torch.optim.Optimizer) -> tuple[int, float]:
+def _resume(folder: Path, model: Mae, optimiser: torch.optim.Optimizer, ranks: Ranks) -> tuple[int, float]:
     """Put the newest state back and drop metrics of steps after it; (step, seconds used so far)."""
+    if ranks.first:
+        make_folder(folder)
+    ranks.wait()
     path = newest(folder / "checkpoints")
-    if path is None:
-        write_rows(folder / "metrics.jsonl", [])
-        return 0, 0.0
-    about = load_state(path, model, optimiser)
-    kept = [row for row in read_rows(folder / "metrics.jsonl") if row["step"] <= about["step"]]
-    write_rows(folder / "metrics.jsonl", kept)
+    about: dict[str, Any] = {"step": 0, "elapsed_s": 0.0} if path is None else load_state(path, model, optimiser)
+    if ranks.first:
+        rows = read_rows(folder / "metrics.jsonl")
+        write_rows(folder / "metrics.jsonl", [row for row in rows if row["step"] <= about["step"]])
+    ranks.wait()
     return about["step"], about["elapsed_s"]
 
 
-def _refuse_non_finite(folder: Path, step: int, batch: Batch[Tensor], loss: Tensor, norm: Tensor) -> None:
-    if torch.isfinite(loss) and torch.isfinite(norm):
-        return
-    path = folder / "non_finite.json"
-    write_json(path, {"step": step, "ids": list(batch.ids), "loss": loss.item(), "grad_norm": norm.item()})
-    raise NonFiniteError(
-        f"loss {loss.item()} and gradient norm {norm.item()} at step {step}; the weights were not changed and the "
-        f"samples are listed in {path}; look at their values, lower the learning rate, or set clip_norm"
+def _report(folder: Path, found: NonFinite, names: list[str], ranks: Ranks) -> NonFiniteError:
+    path = folder / REPORT
+    if ranks.first:
+        write_json(path, {**asdict(found), "ids": names})
+    return NonFiniteError(
+        f"loss {found.loss} and gradient norm {found.grad_norm} at step {found.step}; the weights were not changed and "
+        f"the samples are listed in {path}; look at them with `geomaestro replay {folder}`, lower the learning rate, "
+        "or set clip_norm"
     )
 
 
-def _row(
-    step: int, batch: int, count: int, result: Reconstruction, lr: float, norm: Tensor, elapsed_s: float, speed: float
-) -> Mapping[str, Any]:
-    row: dict[str, Any] = {
-        "step": step,
-        "samples": step * batch,
-        "epoch": step * batch / count,
-        "loss": result.loss.item(),
-    }
-    row.update({f"loss/{name}": value.item() for name, value in result.per_sensor.items()})
-    return {**row, "lr": lr, "grad_norm": norm.item(), "samples_per_s": speed, "elapsed_s": elapsed_s}
+def _numbers(losses: Losses) -> dict[str, float]:
+    return {name: value.item() for name, value in losses.items()}
+
+
+class Pace:
+    """How fast a training goes, and how long it waits for data."""
+
+    def __init__(self, step: int, batch: int, elapsed_before: float, feed: Feed) -> None:
+        self.first, self.batch, self._before, self._feed = step, batch, elapsed_before, feed
+        self._started_at = time.monotonic()
+
+    def elapsed_s(self) -> float:
+        """Seconds of training, those before a restart too."""
+        return self._before + time.monotonic() - self._started_at
+
+    def samples_per_s(self, step: int) -> float:
+        """Samples per second since this process began."""
+        return (step - self.first) * self.batch / (time.monotonic() - self._started_at)
+
+    def note(self, step: int, loss: Tensor, unreadable: int) -> str:
+        """A line for the progress bar."""
+        skipped = f"  {unreadable} unreadable" if unreadable else ""
+        return f"loss {loss.item():.4f}  {self.samples_per_s(step):.0f} samples/s{skipped}"
+
+    def row(self, step: int, count: int) -> dict[str, Any]:
+        """What is measured of a step but its losses; `count` is the number of samples of an epoch."""
+        samples = step * self.batch
+        return {
+            "step": step,
+            "samples": samples,
+            "epoch": samples / count,
+            "samples_per_s": self.samples_per_s(step),
+            "elapsed_s": self.elapsed_s(),
+            "waited_s": self._feed.waited_s,
+        }

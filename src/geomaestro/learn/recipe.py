@@ -27,6 +27,7 @@ PROTOCOLS: tuple["Protocol", ...] = (
     "from scratch",
     "random forest",
 )
+Parallel = Literal["ddp", "fsdp"]
 Protocol = Literal["k-NN", "linear probe", "attentive probe", "fine-tune", "from scratch", "random forest"]
 
 
@@ -123,11 +124,21 @@ class Duration(Strict):
 
 
 class Training(Duration, Optimiser):
-    """What pretraining and fine-tuning have in common."""
+    """What pretraining and fine-tuning have in common.
+
+    `batch` counts the samples of a step over all ranks; each rank computes its share in `accumulate` parts, one after
+    another, which takes less memory and gives the same numbers. `recompute` keeps only what enters each block, and
+    computes the rest again for the gradients. `parallel` says what ranks hold: the whole model (ddp) or a shard of it
+    (fsdp). `compile` compiles blocks; auto does on CUDA.
+    """
 
     batch: int = Field(default=32, ge=1)
+    accumulate: int = Field(default=1, ge=1)
     precision: Literal["fp32", "bf16"] = "fp32"
     workers: int = Field(default=0, ge=0)
+    recompute: bool = False
+    parallel: Parallel = "ddp"
+    compile: Literal["auto", "on", "off"] = "auto"
 
 
 class PretrainRecipe(Training):
@@ -201,7 +212,7 @@ class EvaluateRecipe(Strict):
     def _only_what_a_probe_heeds(cls, probe: SupervisedRecipe) -> SupervisedRecipe:
         vain = [
             n
-            for n in ("drop_dates", "precision", "layer_decay")
+            for n in ("drop_dates", "precision", "layer_decay", "accumulate", "recompute", "parallel", "compile")
             if getattr(probe, n) != SupervisedRecipe.model_fields[n].default
         ]
         if vain:

@@ -3,7 +3,8 @@
 import itertools
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +24,9 @@ from geomaestro.data.specs import DatasetSpec
 from geomaestro.errors import SpecError
 from geomaestro.learn import metrics
 from geomaestro.learn.allocator import keep_freed_memory
+from geomaestro.learn.distributed import Ranks, choose_device
 from geomaestro.learn.evaluate import Row, check_protocols, evaluate
+from geomaestro.learn.parallel import check_shares, gathered
 from geomaestro.learn.pictures import pictured, write_pictures
 from geomaestro.learn.pretrain import pretrain
 from geomaestro.learn.protocols import Bench
@@ -41,10 +44,11 @@ FIRST_TRIES = 8  # assumed; if more samples in a row cannot be read, the spec is
 class Run:
     """A recipe, its data, and the folder that its results go to."""
 
-    def __init__(self, recipe: Recipe, folder: Path, command: str) -> None:
+    def __init__(self, recipe: Recipe, folder: Path, command: str, ranks: Ranks | None = None) -> None:
         self.recipe, self.folder, self.command = recipe, folder, command
         self.spec: DatasetSpec = recipe.dataset()
-        self.device = choose_device(recipe.device)
+        self.ranks = ranks or Ranks(device=choose_device(recipe.device))
+        self.device = self.ranks.device
         self.started_at = datetime.now(UTC)
         self._clock = time.monotonic()
         self.timings: list[dict[str, Any]] = []
@@ -133,12 +137,30 @@ class Run:
         torch.manual_seed(seed)
         return Mae(self.model_spec())
 
+    @contextmanager
+    def entered(self, content: Mapping[str, Any], *, resume: bool) -> Iterator[None]:
+        """Make or re-enter the run folder, which the first rank holds for all of them.
+
+        Raises:
+            RunError: if it holds another run, is held by another process, or can't be made.
+        """
+        if not self.ranks.first:
+            self.ranks.wait()
+            yield
+            return
+        open_run(self.folder, content, resume=resume)
+        with lock(self.folder):
+            self.ranks.wait()
+            yield
+
     def timed(self, stage: str, elapsed_s: float, samples_per_s: float | None = None) -> None:
         """Note how long a stage took."""
         self.timings.append({"stage": stage, "elapsed_s": elapsed_s, "samples_per_s": samples_per_s})
 
     def write_result(self, encoder: Encoder, decoder_parameters: int) -> None:
         """Write result.json, the last file of a run."""
+        if not self.ranks.first:
+            return
         write_json(
             self.folder / "result.json",
             {
@@ -148,7 +170,7 @@ class Run:
                 "elapsed_s": time.monotonic() - self._clock,
                 "dataset": self._about_data(encoder),
                 "model": self._about_model(encoder, decoder_parameters),
-                "environment": environment(self.device),
+                "environment": environment(self.ranks),
                 "timings": self.timings,
                 "warnings": self.warnings,
             },
@@ -181,29 +203,23 @@ class Run:
         }
 
 
-def choose_device(name: str) -> torch.device:
-    """The device a recipe asks for.
-
-    Raises:
-        SpecError: if it asks for CUDA where there is none.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise SpecError("device: cuda was asked for, but torch sees no CUDA device; set device=cpu")
-    return torch.device(name)
-
-
-def run_recipe(recipe: Recipe, folder: Path, *, command: str, resume: bool = False, tensorboard: bool = False) -> Path:
-    """Pretrain if the recipe says so, evaluate if it says so, and write the run folder.
+def run_recipe(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    command: str,
+    resume: bool = False,
+    tensorboard: bool = False,
+    ranks: Ranks | None = None,
+) -> Path:
+    """Pretrain if the recipe says so, evaluate if it says so, and write the run folder; all of `ranks` together.
 
     Raises:
         GeomaestroError: for anything wrong with recipe, data or folder, before anything is trained where possible.
     """
-    run = Run(recipe, folder, command)
+    run = Run(recipe, folder, command, ranks)
     bench_task = _check_all(run)
-    open_run(folder, recipe.model_dump(mode="json"), resume=resume)
-    with lock(folder):
+    with run.entered(recipe.model_dump(mode="json"), resume=resume):
         encoders, decoder_parameters = pretrain_all(run, tensorboard=tensorboard)
         if recipe.evaluate is not None and bench_task is not None:
             evaluate_all(run, recipe.evaluate, encoders)
@@ -217,6 +233,7 @@ def _check_all(run: Run) -> object:
     if recipe.pretrain is None:
         raise SpecError(f"{recipe.name}: has no `pretrain`; to evaluate a model use `geomaestro evaluate MODEL RECIPE`")
     spec = run.model_spec()
+    check_shares(recipe.pretrain, run.ranks)
     run.require_likely(run.for_pretraining())
     if recipe.evaluate is None:
         return None
@@ -274,6 +291,7 @@ def pretrain_all(run: Run, *, tensorboard: bool) -> tuple[list[Encoder], int]:
             model = load_mae(folder / "model")
         else:
             model = pretrain_one(run, dataset, folder, run.recipe.seed + number, number, tensorboard=tensorboard)
+        run.ranks.wait()
         last = read_rows(folder / "metrics.jsonl")[-1]
         run.timed(f"pretrain seed {number}", last["elapsed_s"], last["samples"] / last["elapsed_s"])
         encoders.append(model.encoder.cpu())
@@ -289,9 +307,10 @@ def pretrain_one(run: Run, dataset: Dataset, folder: Path, seed: int, number: in
     assert settings is not None, "run_recipe checks it"
     model = run.new_model(seed)
     title = f"pretrain {run.recipe.name}" + (f" seed {number}" if settings.seeds > 1 else "")
-    steps = pretrain(
-        model, dataset, settings, folder, seed=seed, device=run.device, title=title, tensorboard=tensorboard
-    )
+    steps = pretrain(model, dataset, settings, folder, seed=seed, ranks=run.ranks, title=title, tensorboard=tensorboard)
+    model = gathered(model, lambda: Mae(run.model_spec()))
+    if not run.ranks.first:
+        return model
     if (folder / QUARANTINE).is_file():
         count = len(read_quarantine(folder / QUARANTINE))
         run.warnings.append(f"{count} samples could not be read and were left out: {folder / QUARANTINE}")
@@ -330,7 +349,9 @@ def evaluate_all(run: Run, recipe: EvaluateRecipe, encoders: Sequence[Encoder]) 
     return rows
 
 
-def evaluate_model(model: str, recipe: Recipe, folder: Path, *, command: str, resume: bool = False) -> Path:
+def evaluate_model(
+    model: str, recipe: Recipe, folder: Path, *, command: str, resume: bool = False, ranks: Ranks | None = None
+) -> Path:
     """Evaluate a model on a recipe's task and write a run folder.
 
     Raises:
@@ -338,7 +359,7 @@ def evaluate_model(model: str, recipe: Recipe, folder: Path, *, command: str, re
     """
     if recipe.evaluate is None:
         raise SpecError(f"{recipe.name}: has no `evaluate`")
-    run = Run(recipe, folder, command)
+    run = Run(recipe, folder, command, ranks)
     encoder = load(model)
     sensors = {name: entry.sensor() for name, entry in run.spec.sensors.items()}
     check_sensors(sensors, encoder.spec.inputs, need_all=True)
@@ -347,15 +368,15 @@ def evaluate_model(model: str, recipe: Recipe, folder: Path, *, command: str, re
     require_disjoint(run)
     require_label_size(run, task, encoder.spec)
     run.require_likely(run.open(recipe.data.train_split))
-    open_run(folder, {**recipe.model_dump(mode="json"), "evaluated_model": str(find(model))}, resume=resume)
-    with lock(folder):
+    with run.entered({**recipe.model_dump(mode="json"), "evaluated_model": str(find(model))}, resume=resume):
         evaluate_all(run, recipe.evaluate, [encoder])
         run.write_result(encoder, 0)
     return folder
 
 
-def environment(device: torch.device) -> dict[str, Any]:
+def environment(ranks: Ranks) -> dict[str, Any]:
     """What the run ran on."""
+    device = ranks.device
     return {
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -363,6 +384,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         if device.type == "cuda"
         else platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
+        "ranks": ranks.count,
         "geomaestro": version("geomaestro"),
         "git": None,
     }

@@ -1,5 +1,9 @@
-"""Stop cleanly: Ctrl-C and SIGTERM let the step end and the state be saved; a second Ctrl-C stops at once."""
+"""Stop cleanly: Ctrl-C and SIGTERM let the step end and the state be saved; a second Ctrl-C stops at once.
 
+Not so under torchrun, which hands a signal on that its processes may have got from the terminal already.
+"""
+
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,8 +21,8 @@ class Stop:
         self.asked = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Take a signal; the second one raises."""
-        if self.asked:
+        """Take a signal; a second Ctrl-C raises."""
+        if self.asked and number == signal.SIGINT and "TORCHELASTIC_RUN_ID" not in os.environ:
             raise KeyboardInterrupt
         self.asked = True
 

@@ -99,7 +99,16 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
     Raises:
         CheckpointError: naming what is unknown, missing, or of another shape.
     """
-    ours = model.state_dict()
+    require_fit(model.state_dict(), weights, source)
+    model.load_state_dict(dict(weights), strict=True)
+
+
+def require_fit(ours: Mapping[str, Tensor], weights: Mapping[str, Tensor], source: str) -> None:
+    """Both sides must agree in every name and shape.
+
+    Raises:
+        CheckpointError: naming what is unknown, missing, or of another shape.
+    """
     problems = [f"unknown {name}" for name in sorted(weights.keys() - ours.keys())]
     problems += [f"missing {name}" for name in sorted(ours.keys() - weights.keys())]
     problems += [
@@ -110,7 +119,6 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
     if problems:
         more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
         raise CheckpointError(f"{source}: weights do not fit the model: {'; '.join(problems[:8])}{more}")
-    model.load_state_dict(dict(weights), strict=True)
 
 
 def find(path_or_hub_id: str | os.PathLike[str]) -> Path:

@@ -103,6 +103,11 @@ class Mae(nn.Module):
                 area = source.input.patch_px**2
                 self.pixels[key] = nn.ModuleList(nn.Linear(dim, area * bands) for bands in source.token_bands)
 
+    @property
+    def idles(self) -> bool:
+        """Whether some sequences are too short to hide anything of, so that their decoders never learn."""
+        return any(shown_tokens(s.length, self.spec.hiding.ratio_of(s)) == s.length for s in _full_sets(self.spec))
+
     def _stack(self) -> Transformer:
         size = self.spec.decoder
         mlp_dim = round(self.spec.encoder.dim * size.mlp_ratio)

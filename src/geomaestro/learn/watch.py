@@ -1,0 +1,66 @@
+"""A loss or gradient that is not a number stops a training before its weights move, on all ranks.
+
+A CPU knows at once. An accelerator is not waited for at every step: the optimiser skips, by itself, the first such step
+and all after it, and the host learns of it when it next looks.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from geomaestro.errors import NonFiniteError
+
+REPORT = "non_finite.json"  # in the folder of a pretraining
+
+
+@dataclass(frozen=True, slots=True)
+class NonFinite:
+    """A step whose loss or gradient norm is not a number."""
+
+    step: int
+    loss: float
+    grad_norm: float
+
+
+class Watch:
+    """Sees every step's loss and gradient norm, which are the same on all ranks.
+
+    `stop` makes the error to raise; weights and optimiser are then those before the step.
+    """
+
+    def __init__(
+        self, optimiser: torch.optim.Optimizer, device: torch.device, stop: Callable[[NonFinite], NonFiniteError]
+    ) -> None:
+        self.at_once = device.type == "cpu"
+        self._stop = stop
+        self._unseen: list[tuple[int, Tensor, Tensor]] = []
+        if not self.at_once:
+            self._held = torch.zeros((), device=device)
+            # torch's fused optimisers skip a step where this is 1, as they do for its gradient scaler
+            optimiser.grad_scale, optimiser.found_inf = None, self._held  # type: ignore[attr-defined]
+
+    def see(self, step: int, loss: Tensor, norm: Tensor) -> None:
+        """Look at a step whose gradients are there and whose weights have not moved.
+
+        Raises:
+            NonFiniteError: on a CPU.
+        """
+        self._unseen.append((step, loss, norm))
+        if self.at_once:
+            self.look()
+        else:
+            finite = torch.isfinite(loss) & torch.isfinite(norm)
+            self._held.copy_(torch.maximum(self._held, (~finite).to(self._held.dtype)))
+
+    def look(self) -> None:
+        """Wait for the device, and look at what it computed since the last time.
+
+        Raises:
+            NonFiniteError: for the first step that is not a number.
+        """
+        for step, loss, norm in self._unseen:
+            if not (torch.isfinite(loss) and torch.isfinite(norm)):
+                raise self._stop(NonFinite(step, loss.item(), norm.item()))
+        self._unseen.clear()
