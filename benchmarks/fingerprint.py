@@ -10,7 +10,7 @@ Axes: n image, c band, h row, w column, s sample, k component.
 import argparse
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import combinations
 from pathlib import Path
@@ -292,11 +292,11 @@ def alarms(tiles: list[Tile], scenes: Scenes) -> list[str]:
     return [f.kind for f in judge(statistics, tiles[0].sensor(), tiles[0].dataset, scenes)]
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path, help="the folder of real samples")
     parser.add_argument("--fit", action="store_true", help="only print the table from all tiles")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     tiles, series = list(read_tiles(options.data)), list(read_series(options.data))
     optical = [tile for tile in tiles if tile.unit != "dB"] + series
     if options.fit:

@@ -1,167 +1,175 @@
 """Times one row in a process of its own, so that its peak memory is its own. Reads a JSON row, prints a JSON result."""
 
 import json
-import resource
 import sys
-import time
 from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
-from statistics import median
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch import nn
 
-from benchmarks.shapes import SHAPES, inputs_of, random_batch, task_of
+from benchmarks.floor import Work, count_work, weight_bytes
+from benchmarks.machine import (
+    TYPES,
+    Clock,
+    copy_rate,
+    forget_peak,
+    is_out_of_memory,
+    matmul_precision,
+    nominal_gflops,
+    peak_mib,
+    recent_peak_mib,
+)
+from benchmarks.models import Row, Step, batch_of, make_model, make_plain, make_step, new_plain, ready
+from benchmarks.timing import LEAST_S, WARM_UPS, Taken, find_batch, time_in_turn
 from geomaestro.learn.allocator import keep_freed_memory
-from geomaestro.learn.losses import task_loss
-from geomaestro.models.encoder import Encoder, EncoderSpec
-from geomaestro.models.mae import DecoderSpec, Mae, MaeSpec
-from geomaestro.models.task import HeadSpec, TaskModel
-from geomaestro.nn.masking import Hiding
 
-PRODUCT_SIDE = 2048
-WARM_UPS = 3  # measured: it takes as many until the memory kept is enough
-LEAST_STEPS = 3
-LEAST_S = 3.0
-ROUND_S = 0.4  # a round is one look at the machine's speed, then steps for at least this long
-TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-
-@dataclass(frozen=True)
-class Row:
-    """What to time."""
-
-    shape: str
-    size: str
-    phase: str
-    precision: str
-    batch: int
-    keep_freed: bool = True
-    one_thread: bool = False
-    """Time one thread in CPU seconds, which hold on a machine that others use too."""
-
-    @property
-    def clock(self) -> Callable[[], float]:
-        """What steps and products are timed with."""
-        return time.process_time if self.one_thread else time.perf_counter
-
-
-def make_step(row: Row) -> Callable[[], Any]:
-    """The step of a row: everything between one batch in memory and the next."""
-    batch = random_batch(row.shape, row.batch, torch.Generator().manual_seed(1))
-    encoder = EncoderSpec.of_size(row.size, inputs_of(row.shape), position_grid=(SHAPES[row.shape].position_grid,) * 2)
-    autocast = torch.autocast("cpu", torch.bfloat16) if row.precision == "bf16" else nullcontext()
-    torch.manual_seed(0)
-    if row.phase == "pretrain":
-        decoder = DecoderSpec.of_size(row.size)
-        mae = Mae(MaeSpec(encoder=encoder, decoder=decoder, hiding=Hiding(ratio=0.75), target="group", loss="l1"))
-        return _training_step(mae, lambda: mae(batch, batch.keys).loss, autocast)
-    task = task_of(row.shape)
-    model = TaskModel(Encoder(encoder), task, HeadSpec())
-    if row.phase == "finetune":
-        return _training_step(model, lambda: task_loss(model(batch), batch.labels[row.shape], task), autocast)
-    return _inference_step(model.eval(), batch, autocast)
-
-
-def _training_step(model: torch.nn.Module, loss_of: Callable[[], torch.Tensor], autocast: Any) -> Callable[[], Any]:
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-
-    def step() -> None:
-        optimiser.zero_grad(set_to_none=True)
-        with autocast:
-            loss = loss_of()
-        loss.backward()
-        optimiser.step()
-
-    return step
-
-
-def _inference_step(model: torch.nn.Module, batch: Any, autocast: Any) -> Callable[[], Any]:
-    def step(without_gradients: Callable[[], Any] = torch.inference_mode) -> torch.Tensor:
-        with without_gradients(), autocast:
-            return model(batch)
-
-    return step
-
-
-def count_flops(step: Callable[[], Any]) -> int:
-    """Operations of the matrix products of one step of our model, two per multiply-add, counted by torch."""
-    aten = torch.ops.aten
-    attention = {
-        aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
-        aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
-    }
-    with FlopCounterMode(display=False, custom_mapping=attention) as counter:
-        step()
-    return counter.get_total_flops()
-
-
-def _attention_flops(q: Any, k: Any, v: Any, *rest: Any, out_shape: Any = None, **more: Any) -> int:
-    return sdpa_flop_count(q, k, v)
-
-
-def _attention_backward_flops(grad: Any, q: Any, k: Any, v: Any, *rest: Any, out_shape: Any = None, **more: Any) -> int:
-    return sdpa_backward_flop_count(grad, q, k, v)
-
-
-def product_rates(clock: Callable[[], float]) -> dict[str, float]:
-    """The machine's rate of matrix products now, in GFLOP/s by precision: the better of two looks."""
-    rates = {}
-    for name, kind in TYPES.items():
-        a, b = (torch.ones(PRODUCT_SIDE, PRODUCT_SIDE, dtype=kind) for _ in range(2))
-        times = [_seconds(lambda a=a, b=b: a @ b, clock) for _ in range(3)]
-        rates[name] = 2 * PRODUCT_SIDE**3 / min(times[1:]) / 1e9
-    return rates
-
-
-def _seconds(run: Callable[[], Any], clock: Callable[[], float]) -> float:
-    started_at = clock()
-    run()
-    return clock() - started_at
+RESERVE_BYTES = 3 * 2**30  # of GPU memory, for looks at the machine between steps
 
 
 def measure(row: Row) -> dict[str, Any]:
-    """Time a row; a look at the machine's rate of products comes right before each round of steps."""
-    torch.set_float32_matmul_precision("medium")
+    """Time a row of our model; a look at the machine's rate of products comes right before each round of steps."""
+    kept, clock = _set_up(row), Clock(row.where, row.one_thread)
+    model = make_model(row)
+    step = make_step(row, model)
+    samples = row.batch or find_batch(partial(_rate, row, step, clock))
+    work, samples = _halved_until_it_fits(row, model, step, samples)
+    ready(row, model)
+    forget_peak(row.where)
+    batch = batch_of(row, samples)
+    _warm_up(lambda: step(batch))
+    peak = peak_mib(row.where)
+    taken = time_in_turn([lambda: step(batch)], clock, least_s(row))[0]
+    result = summary(row, samples, taken, work)
+    if row.device == "cuda":
+        result["peak_mib"] = peak  # without what the looks at the machine took
+    return {**result, **floors(result, work, clock, row), "freed_memory_kept": kept}
+
+
+def measure_versus(row: Row) -> dict[str, Any]:
+    """Time our model and the baseline in turn, in one process, with the same weights and batches.
+
+    The batch is found for the baseline; memory is that of both.
+    """
+    kept, clock = _set_up(row), Clock(row.where, row.one_thread)
+    ours = make_model(row)
+    plain = make_plain(row, ours)
+    step, plain_step = make_step(row, ours), make_step(row, plain, fused=False)
+    if not row.batch:
+        step(batch_of(row, 1))  # its gradients and moments take their room before the batch is searched for
+    samples = row.batch or find_batch(partial(_rate, row, plain_step, clock))
+    work, samples = _halved_until_it_fits(row, ours, step, samples)
+    batch = batch_of(row, samples)
+    _warm_up(lambda: plain_step(batch))
+    ready(row, ours)
+    _warm_up(lambda: step(batch))
+    taken, plain_taken = time_in_turn([lambda: step(batch), lambda: plain_step(batch)], clock, least_s(row))
+    result = summary(row, samples, taken, work)
+    theirs = summary(row, samples, plain_taken, work)
+    result |= {f"plain_{k}": theirs[k] for k in ("samples_per_s_median", "samples_per_s_best", "step_s_median")}
+    result["gain"] = theirs["step_s_median"] / result["step_s_median"]
+    return {**result, **floors(result, work, clock, row), "freed_memory_kept": kept}
+
+
+def _set_up(row: Row) -> bool:
+    """Settings of the process; whether freed memory is kept."""
+    torch.set_float32_matmul_precision(matmul_precision(row.where))
     if row.one_thread:
         torch.set_num_threads(1)
-    kept = keep_freed_memory() if row.keep_freed else False
-    step = make_step(row)
-    flops = count_flops(
-        partial(step, torch.no_grad) if row.phase == "infer" else step
-    )  # torch can't count in inference mode
-    for _ in range(WARM_UPS - 1):
-        step()
-    times: list[float] = []
-    rates: list[dict[str, float]] = []
-    while len(times) < LEAST_STEPS or sum(times) < LEAST_S:
-        rates.append(product_rates(row.clock))
-        round_times = [_seconds(step, row.clock)]
-        while sum(round_times) < ROUND_S:
-            round_times.append(_seconds(step, row.clock))
-        times += round_times
-    return {**asdict(row), **summary(row, times, rates, flops), "freed_memory_kept": kept}
+    return keep_freed_memory() if row.keep_freed and row.device == "cpu" else False
 
 
-def summary(row: Row, times: list[float], rates: list[dict[str, float]], flops: int) -> dict[str, Any]:
+def least_s(row: Row) -> float:
+    """Seconds that steps are timed for; a toy only shows that it runs."""
+    return 0.0 if row.size == "toy" else LEAST_S
+
+
+def _warm_up(run: Callable[[], Any]) -> None:
+    for _ in range(WARM_UPS):
+        run()
+
+
+def _rate(row: Row, step: Step, clock: Clock, samples: int) -> float | None:
+    """Samples per second of a few steps, None where memory is full."""
+    forget_peak(row.where)
+    try:
+        reserve = torch.empty(RESERVE_BYTES if row.device == "cuda" else 0, dtype=torch.uint8, device=row.where)
+        batch = batch_of(row, samples)
+        step(batch)
+        del reserve
+        return samples / min(clock.times(lambda: step(batch), 3)[1:])
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    return None
+
+
+def _halved_until_it_fits(row: Row, model: nn.Module, step: Step, samples: int) -> tuple[Work, int]:
+    """Count the work of a step, with half the samples where a batch that was searched for does not fit twice."""
+    while True:
+        try:
+            return count_work(row, model, step, samples), samples
+        except (RuntimeError, MemoryError) as error:
+            if row.batch or samples == 1 or not is_out_of_memory(error):
+                raise
+        forget_peak(row.where)
+        samples //= 2
+
+
+def summary(row: Row, samples: int, taken: Taken, work: Work) -> dict[str, Any]:
     """Rates of steps and of the machine."""
-    typical = median(times)
-    product = {f"product_{name}_gflops": median(r[name] for r in rates) for name in TYPES}
-    achieved = flops / typical / 1e9
+    times = sorted(taken.steps)
+    typical = (times[len(times) // 2] + times[(len(times) - 1) // 2]) / 2
+    achieved = work.flops / typical / 1e9
+    nominal = nominal_gflops(row.where)
+    shares = {"share_of_product": achieved / taken.product(row.precision)}
+    if nominal is not None and row.precision == "bf16":
+        shares |= {"nominal_bf16_gflops": nominal, "share_of_nominal": achieved / nominal}
+    peak = peak_mib(row.where)
     return {
+        **asdict(row),
+        "batch": samples,
+        "batch_asked": row.batch,
         "steps": len(times),
         "step_s_median": typical,
-        "samples_per_s_median": row.batch / typical,
-        "samples_per_s_best": row.batch / min(times),
-        "gflop_per_step": flops / 1e9,
+        "samples_per_s_median": samples / typical,
+        "samples_per_s_best": samples / times[0],
+        "gflop_per_step": work.flops / 1e9,
         "gflops": achieved,
-        **product,
-        "share_of_product": achieved / product[f"product_{row.precision}_gflops"],
-        "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        **{f"product_{name}_gflops": taken.product(name) for name in TYPES},
+        **shares,
+        "peak_rss_mib" if row.device == "cpu" else "peak_mib": peak,
     }
+
+
+def floors(result: dict[str, Any], work: Work, clock: Clock, row: Row) -> dict[str, float]:
+    """The floor of a step at the machine's rates, taken after its peak memory: the copy needs some of its own."""
+    copy = copy_rate(clock)
+    floor = work.floor(result[f"product_{row.precision}_gflops"], copy)
+    return {"gb_per_step": work.bytes / 1e9, "copy_gb_s": copy, **floor, "score_mib": work.score_bytes / 2**20}
+
+
+def measure_memory(row: Row) -> dict[str, Any]:
+    """Peak memory of a few steps; nothing is kept beyond them, and the work is counted afterwards."""
+    torch.set_float32_matmul_precision(matmul_precision(row.where))
+    if row.one_thread:
+        torch.set_num_threads(1)
+    forget_peak(row.where)
+    before = peak_mib(row.where)
+    plain = row.model == "plain"
+    model = new_plain(row) if plain else ready(row, make_model(row))
+    step = make_step(row, model, fused=not plain)
+    batch = batch_of(row, row.batch)
+    step(batch)  # what is computed once per process, such as codes of position, is not a step's
+    forget_peak(row.where)
+    _warm_up(lambda: step(batch))
+    result = {**asdict(row), "batch_asked": row.batch, "before_mib": before, "peak_mib": recent_peak_mib(row.where)}
+    if plain or row.mode == "compiled" or row.recompute:
+        return result
+    work = count_work(row, model, step, row.batch)
+    return {**result, "score_mib": work.score_bytes / 2**20, "weights_mib": weight_bytes(model) / 2**20}
 
 
 if __name__ == "__main__":

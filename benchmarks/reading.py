@@ -28,7 +28,7 @@ import rasterio
 from numpy import ndarray
 from rasterio.windows import Window
 
-from benchmarks.step import machine_slug, state_of_code
+from benchmarks.machine import machine_slug, state_of_code
 from geomaestro.data.loader import training_batches
 from geomaestro.data.miniatures.synthetic import EarthOptions, synthesise
 from geomaestro.data.opening import open_dataset

@@ -36,7 +36,15 @@ SENSORS: dict[str, dict[str, dict[str, Any]]] = {  # official code, conf/dataset
         "s1_asc": {**S1, "size_px": 10, "scaling": {"log": True, "divide_by": 5}},
         "s1_des": {**S1, "size_px": 10, "scaling": {"log": True, "divide_by": 5}},
     },
+    "toy": {  # a few tokens, to try the programs themselves
+        "aerial": {"size_px": 40, "patch_px": 20, "groups": [1, 3], "scaling": {"divide_by": 255}},
+        "s2": {**S2, "size_px": 4, "dates": 3, "scaling": {"divide_by": 5000}},
+        "s1_asc": {**S1, "size_px": 4, "dates": 2, "scaling": {"log": True, "divide_by": 5}},
+        "s1_des": {**S1, "size_px": 4, "dates": 2, "scaling": {"log": True, "divide_by": 5}},
+    },
 }
+SENSORS["toy_pixels"] = SENSORS["toy"]
+SPECS_OF = {"toy": "treesatai_ts", "toy_pixels": "treesatai_ts"}  # whose sensors a toy has
 
 
 @dataclass(frozen=True)
@@ -54,18 +62,31 @@ SHAPES = {  # official code; labels of the 160 m crop of PASTIS-HD are 16 x 16 p
     "treesatai_ts": Shape(96, "multilabel", 15),
     "pastis_hd": Shape(256, "pixels", 19, "s2", 2),
     "flair": Shape(160, "pixels", 15, "aerial", 16),
+    "toy": Shape(12, "multilabel", 3),
+    "toy_pixels": Shape(12, "pixels", 3, "aerial", 2),
 }
+OFFICIAL = tuple(name for name in SHAPES if name not in SPECS_OF)
 
 
-def inputs_of(shape: str) -> dict[str, ModelInput]:
-    """The sensors of a shape as a model takes them in."""
-    return {name: _model_input(shape, name, values) for name, values in SENSORS[shape].items()}
+def inputs_of(shape: str, dates: int | None = None) -> dict[str, ModelInput]:
+    """The sensors of a shape as a model takes them in.
+
+    `dates` is the number of optical dates; radar series then have a quarter of it each, as in the published shapes.
+    """
+    inputs = {}
+    for name, values in SENSORS[shape].items():
+        changed = {}
+        if dates is not None and "dates" in values:
+            changed = {"dates": dates if name == "s2" else max(1, dates // 4)}
+        inputs[name] = _model_input(shape, name, {**values, **changed})
+    return inputs
 
 
 def _model_input(shape: str, name: str, values: dict[str, Any]) -> ModelInput:
     about = {key: values[key] for key in ("groups", "scaling") if key in values}
     how = {key: value for key, value in values.items() if key not in about}
-    return ModelInput.model_validate({"sensor": {**official_sensors()[shape][name], **about}, "input": how})
+    sensor = official_sensors()[SPECS_OF.get(shape, shape)][name]
+    return ModelInput.model_validate({"sensor": {**sensor, **about}, "input": how})
 
 
 def task_of(shape: str) -> Task:
@@ -81,15 +102,15 @@ def task_of(shape: str) -> Task:
     return Task.model_validate(values)
 
 
-def random_batch(shape: str, samples: int, generator: torch.Generator) -> Batch[Tensor]:
-    """A batch of complete samples with pixels, dates and labels drawn at random."""
-    inputs = inputs_of(shape)
+def random_batch(shape: str, samples: int, generator: torch.Generator, dates: int | None = None) -> Batch[Tensor]:
+    """A batch of complete samples with pixels, dates and labels drawn at random; `dates` as in `inputs_of`."""
+    inputs = inputs_of(shape, dates)
     images = {name: _images(source, samples, generator) for name, source in inputs.items()}
-    dates = {name: _dates((samples, x.shape[1]), generator) for name, x in images.items()}
+    days = {name: _dates((samples, x.shape[1]), generator) for name, x in images.items()}
     return Batch(
         ids=tuple(map(str, range(samples))),
         images=images,
-        dates=dates,
+        dates=days,
         present={s: torch.ones(x.shape[:2], dtype=torch.bool) for s, x in images.items()},
         valid={s: torch.ones(*x.shape[:2], *x.shape[-2:], dtype=torch.bool) for s, x in images.items()},
         reference_date=_dates((samples,), generator),
