@@ -3,6 +3,8 @@
 Axes: b sample.
 """
 
+import os
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -18,6 +20,7 @@ from geomaestro.data.reading import Dataset, Kept, Visit
 from geomaestro.errors import DataError, GeomaestroError, SpecError
 from geomaestro.samples import Batch, Sample, collate, each_tensor, take, to_torch
 
+GRACE_S = 60  # assumed; a training that was told to stop needs no more batches after that long
 MEMORY_LIMIT_BYTES = 2 << 30  # assumed; what is kept of one split in evaluation, or where nothing is drawn
 
 
@@ -191,6 +194,15 @@ def _collated(samples: list[Sample[np.ndarray]], keys: list[int] | None = None) 
     return collate(samples, keys)
 
 
+def _outlive_signals(worker: int) -> None:
+    """In a process that reads ahead: Ctrl-C and SIGTERM, which torchrun and SLURM send to the whole group, are for the
+    training to act on; torch would take the end of this process for a crash before the state is saved.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, lambda number, frame: os._exit(0))
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE_S))
+
+
 def training_batches(
     dataset: Dataset,
     *,
@@ -219,6 +231,7 @@ def training_batches(
         _Visits(dataset, seed, tolerant=quarantine is not None),
         batch_sampler=positions,
         num_workers=workers,
+        worker_init_fn=_outlive_signals,
         collate_fn=_stack,
         prefetch_factor=4 if workers else None,
         pin_memory=torch.cuda.is_available(),
@@ -231,21 +244,25 @@ def training_batches(
             quarantine.add(item.bad)
         if item.batch is None and share.count * share.parts == 1:
             raise DataError(f"none of the {batch} samples of a step can be read; the first: {item.bad[0].reason}")
-        last = item.batch if item.batch is not None else _without_samples(last, dataset, item.bad)
+        last = item.batch if item.batch is not None else without_samples(dataset, last)
         yield last
 
 
-def _without_samples(like: Batch[Tensor] | None, dataset: Dataset, bad: Sequence[BadSample]) -> Batch[Tensor]:
-    """A batch of no sample: a part of a step of which nothing can be read, while other parts may hold some."""
+def without_samples(dataset: Dataset, like: Batch[Tensor] | None = None) -> Batch[Tensor]:
+    """A batch of no sample, for who has nothing to compute while others have; `like` saves the reading of one.
+
+    Raises:
+        DataError: if no sample of the dataset can be read.
+    """
+    nothing, problem = torch.tensor([], dtype=torch.int64), None
     if like is not None:
-        return take(like, torch.tensor([], dtype=torch.int64))
+        return take(like, nothing)
     for index in range(len(dataset)):
         try:
-            sample = dataset.read(index)
-        except DataError:  # listed when its turn comes
-            continue
-        return take(to_torch(collate([sample], [0])), torch.tensor([], dtype=torch.int64))
-    raise DataError(f"no sample can be read; the first: {bad[0].reason}")
+            return take(to_torch(collate([dataset.read(index)], [0])), nothing)
+        except DataError as error:
+            problem = problem or error
+    raise DataError(f"no sample can be read; the first: {problem}")
 
 
 def _from_memory(held: Batch[Tensor], seed: int, positions: _Steps) -> Iterator[Batch[Tensor]]:
@@ -293,13 +310,26 @@ def names_of(dataset: Dataset, seed: int, step: int, batch: int) -> list[str]:
     return [names[visit_at(p, seed, len(names)).index] for p in visits_of(step, batch)]
 
 
-def evaluation_batches(dataset: Dataset, *, batch: int, workers: int = 0) -> Iterator[Batch[Tensor]]:
-    """Every sample once, in order, nothing drawn, nothing dropped.
+def evaluation_batches(
+    dataset: Dataset, *, batch: int, workers: int = 0, share: tuple[int, int] = (0, 1)
+) -> Iterator[Batch[Tensor]]:
+    """Every sample once, in order, nothing drawn, nothing dropped; of the batches, those of `share` (number, count).
 
     Raises:
         DataError: if a sample can't be read.
     """
-    loader = DataLoader(_Plain(dataset), batch_size=batch, num_workers=workers, collate_fn=_stack)
+    number, count = share
+    starts = range(0, len(dataset), batch)
+    mine = starts[len(starts) * number // count : len(starts) * (number + 1) // count]
+    indices = [list(range(start, min(start + batch, len(dataset)))) for start in mine]
+    loader = DataLoader(
+        _Plain(dataset),
+        batch_sampler=indices,
+        num_workers=workers,
+        worker_init_fn=_outlive_signals,
+        collate_fn=_stack,
+        pin_memory=torch.cuda.is_available(),
+    )
     for item in loader:
         if isinstance(item, GeomaestroError):
             raise item

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from geomaestro.errors import SpecError
+from geomaestro.errors import GeomaestroError, RunError, SpecError
 
 # assumed; the first rank may score or fit alone for long while the others wait. torchrun ends all when one is gone.
 PATIENCE = timedelta(hours=24)
@@ -56,6 +56,10 @@ class Ranks:
         total = torch.tensor(numbers, dtype=torch.float64)
         dist.all_reduce(total)
         return total.tolist()
+
+    def agree(self, *wishes: bool) -> list[bool]:
+        """For each wish, whether any rank has it."""
+        return [number > 0 for number in self.add_numbers([float(wish) for wish in wishes])]
 
     def share_of(self, count: int) -> range:
         """The part of `count` things that this rank takes care of: contiguous, none twice, none left out."""
@@ -100,6 +104,7 @@ def join_ranks(device: str) -> Iterator[Ranks]:
 
     Raises:
         SpecError: if CUDA is asked for where there is none, or more processes share a machine than it has devices.
+        RunError: if another process is gone.
     """
     count, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
     if count == 1:
@@ -113,8 +118,18 @@ def join_ranks(device: str) -> Iterator[Ranks]:
     dist.init_process_group(backend, timeout=PATIENCE)
     try:
         yield Ranks(dist.get_rank(), count, chosen)
+    except (RuntimeError, dist.DistError) as error:
+        if isinstance(error, GeomaestroError) or not _is_of_connection(error):
+            raise
+        raise RunError(
+            "another rank is gone, and its own message says why; go on from the last saved state with --resume"
+        ) from None
     finally:
         dist.destroy_process_group()
+
+
+def _is_of_connection(error: Exception) -> bool:
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 def choose_device(name: str, local: int = 0) -> torch.device:

@@ -3,17 +3,18 @@
 Beside every pretrained score stand the same network from scratch and a random forest, tuned in the same way.
 """
 
+import shutil
 import time
 from typing import Any
 
 from geomaestro.errors import SpecError
 from geomaestro.learn import metrics
 from geomaestro.learn.log import bar
-from geomaestro.learn.protocols import ANSWERS, Bench, Job
+from geomaestro.learn.protocols import ANSWERS, WORK, Bench, Job
 from geomaestro.learn.recipe import EvaluateRecipe, LabelCount, Protocol
 from geomaestro.learn.stopping import Interrupted, catch_signals
 from geomaestro.models.task import Task
-from geomaestro.runs import append_row, read_rows
+from geomaestro.runs import append_row, make_folder, read_rows
 
 Row = dict[str, Any]
 ONCE: tuple[Protocol, ...] = ("from scratch", "random forest")  # need no pretrained encoder
@@ -32,25 +33,31 @@ def jobs(recipe: EvaluateRecipe, seeds: int) -> list[Job]:
 
 
 def evaluate(bench: Bench) -> list[Row]:
-    """Do every job that has no row yet; gives all rows.
+    """Do every job that has no row yet; gives all rows, on the first rank.
 
     Raises:
         SpecError: if a protocol can't answer this kind of task.
     """
     check_protocols(bench.recipe, bench.task)
     path = bench.folder / "rows.jsonl"
-    bench.folder.mkdir(parents=True, exist_ok=True)
+    if bench.ranks.first:
+        make_folder(bench.folder)
+    bench.ranks.wait()
     rows = read_rows(path)
     done = {(r["task"], r["protocol"], r["labels"], r["draw"], r["pretraining_seed"]) for r in rows}
     todo = [job for job in jobs(bench.recipe, len(bench.encoders)) if job.key(bench.task.name) not in done]
-    with bar(f"evaluate {bench.task.name}", len(rows) + len(todo), len(rows)) as shown, catch_signals() as stop:
-        for job in todo:
+    title, done_before, first = f"evaluate {bench.task.name}", len(rows), bench.ranks.first
+    with bar(title, done_before + len(todo), done_before, shown=first) as shown, catch_signals() as stop:
+        for number, job in enumerate(todo, start=done_before + 1):
             row = run_job(bench, job)
-            append_row(path, row)
-            rows.append(row)
-            shown.update(len(rows), f"{job.protocol}, {row['labels']}: {row['score']:.3f}")
-            if stop.asked and job is not todo[-1]:
-                raise Interrupted(f"stopped after {len(rows)} rows of the evaluation, all kept")
+            if row is not None:
+                append_row(path, row)
+                shutil.rmtree(bench.folder / WORK, ignore_errors=True)
+                rows.append(row)
+                shown.update(number, f"{job.protocol}, {row['labels']}: {row['score']:.3f}")
+            (stops,) = bench.ranks.agree(stop.asked)
+            if stops and job is not todo[-1]:
+                raise Interrupted(f"stopped after {number} rows of the evaluation, all kept")
     return rows
 
 
@@ -70,10 +77,13 @@ def check_protocols(recipe: EvaluateRecipe, task: Task) -> None:
         raise SpecError(f"evaluate.metric: {recipe.metric!r} is not one of {', '.join(known)} for {task.kind}")
 
 
-def run_job(bench: Bench, job: Job) -> Row:
-    """Train what the job asks for, and score it on the test split."""
+def run_job(bench: Bench, job: Job) -> Row | None:
+    """Train what the job asks for, and score it on the test split; None on all ranks but the first."""
     started_at = time.monotonic()
-    logits, note = ANSWERS[job.protocol](bench, job)
+    answer = ANSWERS[job.protocol](bench, job)
+    if answer is None or not bench.ranks.first:
+        return None
+    logits, note = answer
     scored = metrics.score(bench.task, bench.labels("test"), logits, bench.metric)
     text, order = job.count.describe()
     return {

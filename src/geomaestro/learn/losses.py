@@ -13,26 +13,43 @@ from torch.nn import functional
 from geomaestro.models.task import Task
 
 
-def task_loss(logits: Tensor, labels: Tensor, task: Task, class_weights: Tensor | None = None) -> Tensor:
+def task_loss(
+    logits: Tensor, labels: Tensor, task: Task, class_weights: Tensor | None = None, total: Tensor | None = None
+) -> Tensor:
     """Mean loss of a batch: cross-entropy for classes and pixels, binary cross-entropy for multilabel, squared error
     for regression. A sample of a multilabel task counts if none of its labels is ignored, as in the official code; a
     regression ignores labels that are not a number. Zero, with a gradient, where nothing counts.
+
+    With `total`, the sum of the tallies of all parts of a larger batch, losses of the parts add up to its loss.
     """
-    logits = logits.float()
+    logits, count = logits.float(), tally(labels, task, class_weights) if total is None else total
     if task.kind in ("classes", "pixels"):
-        labels = labels.long()
-        if not bool((labels != task.ignore).any()):
-            return logits.sum() * 0.0
-        return functional.cross_entropy(logits, labels, weight=class_weights, ignore_index=task.ignore)
-    if task.kind == "multilabel":
+        error = functional.cross_entropy(
+            logits, labels.long(), weight=class_weights, ignore_index=task.ignore, reduction="sum"
+        )
+    elif task.kind == "multilabel":
         known = (labels != task.ignore).all(dim=1, keepdim=True).float()
         target = labels.float().clamp(min=0.0)
-        error = functional.binary_cross_entropy_with_logits(logits, target, weight=class_weights, reduction="none")
-        return (error * known).sum() / (known.sum() * error.shape[1]).clamp(min=1)
-    labels = labels.float().reshape(logits.shape)
-    measured = torch.isfinite(labels)
-    error = (logits - labels.where(measured, 0.0)).square() * measured
-    return error.sum() / measured.sum().clamp(min=1)
+        each = functional.binary_cross_entropy_with_logits(logits, target, weight=class_weights, reduction="none")
+        error = (each * known).sum()
+    else:
+        labels = labels.float().reshape(logits.shape)
+        measured = torch.isfinite(labels)
+        error = ((logits - labels.where(measured, 0.0)).square() * measured).sum()
+    return error / torch.where(count > 0, count, 1.0).to(error.dtype)
+
+
+def tally(labels: Tensor, task: Task, class_weights: Tensor | None = None) -> Tensor:
+    """What the loss of labels is a mean over, float64: their number, or the sum of their classes' weights."""
+    if task.kind == "regression":
+        return torch.isfinite(labels.float()).sum().double()
+    if task.kind == "multilabel":
+        return (labels != task.ignore).all(dim=1).sum().double() * labels.shape[1]
+    known = labels != task.ignore
+    if class_weights is None:
+        return known.sum().double()
+    weights = class_weights.double()[labels.long().where(known, 0)]
+    return (weights * known).sum()
 
 
 @dataclass(frozen=True, slots=True)

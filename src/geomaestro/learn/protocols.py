@@ -5,6 +5,7 @@ validation split; the same for every protocol that has some to try.
 """
 
 import copy
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +18,9 @@ from torch import Tensor, nn
 from geomaestro.data.loader import Subset
 from geomaestro.data.reading import Dataset
 from geomaestro.errors import SpecError
+from geomaestro.learn.distributed import ALONE, Ranks
 from geomaestro.learn.features import date_features, head_inputs, pooled_features
+from geomaestro.learn.fitting import Place
 from geomaestro.learn.forest import fit_forest, raw_features, raw_pixels
 from geomaestro.learn.knn import neighbours
 from geomaestro.learn.labels import draw_labels, labelled
@@ -27,9 +30,12 @@ from geomaestro.learn.supervised import Frozen, finetune, predict, probe
 from geomaestro.models.encoder import Encoder
 from geomaestro.models.hub import save_task_model
 from geomaestro.models.task import HeadInput, Task, TaskModel, make_head
+from geomaestro.runs import append_row, read_rows
 
 MAX_TOKEN_BYTES = 8 << 30  # assumed; frozen tokens are kept in memory
-Answer = tuple[np.ndarray, str]  # logits of the test split, and what was chosen on validation
+WORK = "work"  # folder of trainings under way
+# logits of the test split, and what was chosen on validation; None on ranks that only helped
+Answer = tuple[np.ndarray, str] | None
 
 
 @dataclass(frozen=True)
@@ -56,10 +62,10 @@ class Bench:
     val: Dataset
     test: Dataset
     encoders: Sequence[Encoder]
-    device: torch.device
     seed: int
     metric: str
     folder: Path
+    ranks: Ranks = ALONE
     _kept: dict[tuple[Any, ...], Any] = field(default_factory=dict)
 
     def labels(self, split: str) -> np.ndarray:
@@ -75,7 +81,7 @@ class Bench:
 
         def make() -> Tensor:
             extract = date_features if self.recipe.head.pooling == "dates" else pooled_features
-            return extract(self.encoders[seed], self.split(split), batch=self.recipe.batch, device=self.device)
+            return extract(self.encoders[seed], self.split(split), batch=self.recipe.batch, ranks=self.ranks)
 
         return self._once(("pooled", split, seed), make)
 
@@ -93,7 +99,7 @@ class Bench:
                 "use fewer labels, or drop `attentive probe` from evaluate.protocols"
             )
         head = make_head(self.task, self.recipe.head, encoder.spec)
-        return head_inputs(encoder, dataset, head, self.task, batch=self.recipe.batch, device=self.device)
+        return head_inputs(encoder, dataset, head, self.task, batch=self.recipe.batch, ranks=self.ranks)
 
     def val_tokens(self, seed: int) -> HeadInput:
         """Frozen tokens of the validation split."""
@@ -115,7 +121,25 @@ class Bench:
         if len(recipe.peak_lrs) < 2:
             return recipe.peak_lrs[0] if recipe.peak_lrs else recipe.peak(recipe.batch)
         first = replace(job, draw=0, pretraining_seed=None if job.pretraining_seed is None else 0)
-        return self._once((first.key(""),), lambda: max(recipe.peak_lrs, key=lambda peak: attempt(first, peak)))
+        tried = lambda peak: self._tried(first, peak, attempt)  # noqa: E731
+        return self._once((first.key(""),), lambda: max(recipe.peak_lrs, key=tried))
+
+    def _tried(self, job: Job, peak: float, attempt: Callable[[Job, float], float]) -> float:
+        """Validation score of a learning rate, kept on disk so that a search that was stopped goes on."""
+        path, key = self.folder / "attempts.jsonl", [*job.key(self.task.name), peak]
+        for row in read_rows(path):
+            if row["key"] == key:
+                return float(row["validation"])
+        validation = attempt(job, peak)
+        if self.ranks.first:
+            append_row(path, {"key": key, "validation": validation})
+        self.ranks.wait()
+        return validation
+
+    def place(self, job: Job, peak: float) -> Place:
+        """Where a training with labels keeps its state until its row is written."""
+        name = "-".join(str(part) for part in (*job.key(self.task.name), f"{peak:g}"))
+        return Place(self.ranks, self.folder / WORK / re.sub(r"[^\w.]+", "_", name))
 
     def _once(self, key: tuple[Any, ...], make: Any) -> Any:
         if key not in self._kept:
@@ -126,6 +150,8 @@ class Bench:
 def _neighbours(bench: Bench, job: Job) -> Answer:
     seed, index = _seed(job), bench.index(job)
     train, test = bench.features("train", seed)[torch.as_tensor(index)], bench.features("test", seed)
+    if not bench.ranks.first:
+        return None
     count = min(bench.recipe.neighbours, len(index))
     return neighbours(train, bench.labels("train")[index], test, bench.task, count), f"{count} neighbours"
 
@@ -135,8 +161,11 @@ def _linear(bench: Bench, job: Job) -> Answer:
     known = labelled(bench.labels("val"), bench.task)
     val, val_labels = bench.features("val", seed)[torch.as_tensor(known)], bench.labels("val")[known]
     train = bench.features("train", seed)[torch.as_tensor(index)]
+    test = bench.features("test", seed)
+    if not bench.ranks.first:
+        return None
     fitted = fit_linear(train, bench.labels("train")[index], val, val_labels, bench.task, bench.metric)
-    return fitted.predict(bench.features("test", seed)), f"penalty {fitted.penalty:g}"
+    return fitted.predict(test), f"penalty {fitted.penalty:g}"
 
 
 def _attentive(bench: Bench, job: Job) -> Answer:
@@ -145,7 +174,7 @@ def _attentive(bench: Bench, job: Job) -> Answer:
     _, head = _probe(bench, job, peak)
     model = TaskModel(bench.encoders[_seed(job)], bench.task, bench.recipe.head)
     model.head = head
-    return predict(model, bench.test, bench.recipe.batch, bench.device), f"peak_lr {peak:g}"
+    return predict(model, bench.test, bench.recipe.batch, bench.ranks), f"peak_lr {peak:g}"
 
 
 def _probe(bench: Bench, job: Job, peak: float) -> tuple[float, nn.Module]:
@@ -164,17 +193,17 @@ def _finetune(bench: Bench, job: Job) -> Answer:
     peak = bench.peak(job, recipe, lambda first, peak: _train(bench, first, recipe, peak)[0])
     _, model = _train(bench, job, recipe, peak)
     text = bench.recipe.labels[-1]
-    if (job.count, job.draw, job.pretraining_seed) == (LabelCount.parse(text), 0, 0):
+    if bench.ranks.first and (job.count, job.draw, job.pretraining_seed) == (LabelCount.parse(text), 0, 0):
         origin = {"labels": text, "peak_lr": peak, "metric": bench.metric}
         save_task_model(bench.folder / "model", model, bench.recipe.head, origin=origin)
-    return predict(model, bench.test, bench.recipe.batch, bench.device), f"peak_lr {peak:g}"
+    return predict(model, bench.test, bench.recipe.batch, bench.ranks), f"peak_lr {peak:g}"
 
 
 def _scratch(bench: Bench, job: Job) -> Answer:
     recipe = bench.recipe.from_scratch
     peak = bench.peak(job, recipe, lambda first, peak: _train(bench, first, recipe, peak)[0])
     _, model = _train(bench, job, recipe, peak)
-    return predict(model, bench.test, bench.recipe.batch, bench.device), f"peak_lr {peak:g}"
+    return predict(model, bench.test, bench.recipe.batch, bench.ranks), f"peak_lr {peak:g}"
 
 
 def _train(bench: Bench, job: Job, recipe: SupervisedRecipe, peak: float) -> tuple[float, TaskModel]:
@@ -184,11 +213,14 @@ def _train(bench: Bench, job: Job, recipe: SupervisedRecipe, peak: float) -> tup
     encoder = Encoder(bench.encoders[0].spec) if new else copy.deepcopy(bench.encoders[_seed(job)])
     model = TaskModel(encoder, bench.task, bench.recipe.head)
     train, seed = Subset(bench.train, bench.index(job).tolist()), bench.seed + job.draw
-    fitted = finetune(model, train, bench.val, recipe, metric=bench.metric, seed=seed, device=bench.device, peak=peak)
+    place = bench.place(job, peak)
+    fitted, model = finetune(model, train, bench.val, recipe, metric=bench.metric, seed=seed, peak=peak, place=place)
     return fitted.validation, model
 
 
 def _forest(bench: Bench, job: Job) -> Answer:
+    if not bench.ranks.first:
+        return None
     index, known = bench.index(job), labelled(bench.labels("val"), bench.task)
     labels, val_labels = bench.labels("train")[index], bench.labels("val")[known]
     train, val = bench.raw("train")[index], bench.raw("val")[known]

@@ -30,6 +30,8 @@ PROTOCOLS: tuple["Protocol", ...] = (
 Parallel = Literal["ddp", "fsdp"]
 Protocol = Literal["k-NN", "linear probe", "attentive probe", "fine-tune", "from scratch", "random forest"]
 
+VAIN_IN_PROBES = ("drop_dates", "precision", "layer_decay", "accumulate", "recompute", "parallel", "compile", "workers")
+
 
 class DataRecipe(Strict):
     """Which data: a spec (a built-in name or a path), where its files lie, which sensors and splits.
@@ -136,6 +138,7 @@ class Training(Duration, Optimiser):
     accumulate: int = Field(default=1, ge=1)
     precision: Literal["fp32", "bf16"] = "fp32"
     workers: int = Field(default=0, ge=0)
+    save_every_s: float = Field(default=300, gt=0)
     recompute: bool = False
     parallel: Parallel = "ddp"
     compile: Literal["auto", "on", "off"] = "auto"
@@ -149,7 +152,6 @@ class PretrainRecipe(Training):
     max_bad_share: float = Field(default=0.01, ge=0, lt=1)
     seeds: int = Field(default=1, ge=1)
     log_every: int = Field(default=10, ge=1)
-    save_every_s: float = Field(default=300, gt=0)
 
 
 class SupervisedRecipe(Training):
@@ -210,11 +212,7 @@ class EvaluateRecipe(Strict):
     @field_validator("probe")
     @classmethod
     def _only_what_a_probe_heeds(cls, probe: SupervisedRecipe) -> SupervisedRecipe:
-        vain = [
-            n
-            for n in ("drop_dates", "precision", "layer_decay", "accumulate", "recompute", "parallel", "compile")
-            if getattr(probe, n) != SupervisedRecipe.model_fields[n].default
-        ]
+        vain = [n for n in VAIN_IN_PROBES if getattr(probe, n) != SupervisedRecipe.model_fields[n].default]
         if vain:
             raise ValueError(f"{', '.join(vain)}: without effect on frozen tokens; leave it out")
         return probe

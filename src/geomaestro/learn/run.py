@@ -31,11 +31,12 @@ from geomaestro.learn.pictures import pictured, write_pictures
 from geomaestro.learn.pretrain import pretrain
 from geomaestro.learn.protocols import Bench
 from geomaestro.learn.recipe import EvaluateRecipe, Recipe, find_target, mae_spec, make_task
+from geomaestro.learn.signs import warnings_of
 from geomaestro.models.encoder import Encoder, EncoderSpec
 from geomaestro.models.hub import find, load, load_mae, save_mae
 from geomaestro.models.mae import Mae, MaeSpec
 from geomaestro.models.task import Task
-from geomaestro.runs import lock, open_run, read_rows, write_json
+from geomaestro.runs import clear_unfinished, lock, open_run, read_rows, write_json
 from geomaestro.sensors import ModelInput, check_sensors
 
 FIRST_TRIES = 8  # assumed; if more samples in a row cannot be read, the spec is wrong rather than the files
@@ -150,6 +151,7 @@ class Run:
             return
         open_run(self.folder, content, resume=resume)
         with lock(self.folder):
+            clear_unfinished(self.folder)
             self.ranks.wait()
             yield
 
@@ -293,6 +295,7 @@ def pretrain_all(run: Run, *, tensorboard: bool) -> tuple[list[Encoder], int]:
             model = pretrain_one(run, dataset, folder, run.recipe.seed + number, number, tensorboard=tensorboard)
         run.ranks.wait()
         last = read_rows(folder / "metrics.jsonl")[-1]
+        run.warnings.extend(f"{folder.name}: {text}" for text in warnings_of(folder, settings))
         run.timed(f"pretrain seed {number}", last["elapsed_s"], last["samples"] / last["elapsed_s"])
         encoders.append(model.encoder.cpu())
         decoder_parameters = sum(p.numel() for p in model.parameters()) - sum(
@@ -338,7 +341,7 @@ def evaluate_all(run: Run, recipe: EvaluateRecipe, encoders: Sequence[Encoder]) 
         val=run.open(data.val_split),
         test=run.open(data.test_split),
         encoders=encoders,
-        device=run.device,
+        ranks=run.ranks,
         seed=run.recipe.seed,
         metric=recipe.metric or metrics.HEADLINE[task.kind],
         folder=run.folder / "evaluate",

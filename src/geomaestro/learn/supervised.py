@@ -3,35 +3,110 @@
 Axes: n sample, k class.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
-from geomaestro.data.loader import evaluation_batches, training_batches, visit_at
+from geomaestro.data.loader import Share, names_of, training_batches, visit_at
 from geomaestro.data.reading import Dataset
-from geomaestro.errors import NonFiniteError
 from geomaestro.learn import metrics
 from geomaestro.learn.augment import drop_dates
-from geomaestro.learn.losses import LabelScale, task_loss
-from geomaestro.learn.optim import Average, layer_groups, make_adamw, one_cycle, set_learning_rate
+from geomaestro.learn.distributed import ALONE, Ranks
+from geomaestro.learn.features import own_batches
+from geomaestro.learn.feed import Feed
+from geomaestro.learn.fitting import HERE, Fitted, Place, fit
+from geomaestro.learn.losses import LabelScale, tally, task_loss
+from geomaestro.learn.optim import layer_groups, make_adamw
+from geomaestro.learn.parallel import accumulating, backward, compile_blocks, gathered, recompute_blocks, spread
 from geomaestro.learn.recipe import SupervisedRecipe
+from geomaestro.models.encoder import Encoder
 from geomaestro.models.task import HeadInput, Task, TaskModel, run_head
-from geomaestro.samples import Batch, to_device
-
-T = TypeVar("T")
+from geomaestro.samples import Batch
 
 
-@dataclass(frozen=True, slots=True)
-class Fitted:
-    """Where a training with labels got to on the validation split."""
+class FineTuning:
+    """Encoder and head learn from `train`."""
 
-    validation: float
-    step: int
-    steps: int
+    def __init__(
+        self,
+        model: TaskModel,
+        train: Dataset,
+        val: Dataset,
+        recipe: SupervisedRecipe,
+        metric: str,
+        seed: int,
+        ranks: Ranks,
+    ) -> None:
+        self.train, self.val, self.recipe, self.metric, self.seed, self.ranks = train, val, recipe, metric, seed, ranks
+        self.model, self.task = model.to(ranks.device), model.task
+        labels = train.labels(self.task.name)
+        self.weights = class_weights(self.task, labels, ranks.device) if recipe.class_weights else None
+        self.scale = LabelScale.of(self.task, labels, ranks.device)
+        self.total = recipe.in_steps(len(train), recipe.batch)
+        recompute_blocks(model, recipe.recompute)
+        compile_blocks(model, recipe.compile, ranks.device)
+        self.net = spread(model, ranks, recipe.parallel, precision=recipe.precision)
+        groups = layer_groups(model.encoder, model.head, model.encoder.spec.depth, recipe.layer_decay)
+        self.optimiser = make_adamw(groups, recipe)
+
+    def steps(self, start: int) -> Iterable[list[Batch[Tensor]]]:
+        """The parts of each step from a step on."""
+        recipe, ranks = self.recipe, self.ranks
+        batches = training_batches(
+            self.train,
+            batch=recipe.batch,
+            seed=self.seed,
+            start=start,
+            steps=self.total,
+            workers=recipe.workers,
+            share=Share(ranks.number, ranks.count, recipe.accumulate),
+        )
+        return Feed(batches, ranks.device, recipe.accumulate)
+
+    def gradients(self, parts: list[Batch[Tensor]]) -> Tensor:
+        """The loss of a step over all its parts and ranks; its gradients are in the parameters."""
+        whole = None
+        if len(parts) > 1 or not self.ranks.alone:
+            counts = [tally(part.labels[self.task.name], self.task, self.weights) for part in parts]
+            whole = self.ranks.add(torch.stack(counts).sum())
+        losses = []
+        for number, part in enumerate(parts, start=1):
+            with accumulating(self.net, number < len(parts)):
+                loss = self._loss(part, whole)
+                backward(loss, self.ranks)
+            losses.append(loss.detach())
+        return self.ranks.add(torch.stack(losses).sum())
+
+    def _loss(self, part: Batch[Tensor], whole: Tensor | None) -> Tensor:
+        """The loss of a part of a step, divided by what the `whole` step counts."""
+        part = drop_dates(part, self.recipe.drop_dates) if self.recipe.drop_dates else part
+        with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
+            logits = self.net(part)
+        return task_loss(
+            logits, self.scale.down(part.labels[self.task.name], self.task), self.task, self.weights, whole
+        )
+
+    def validate(self) -> float:
+        """The score of the validation split, the same on all ranks."""
+        halved = isinstance(self.net, FSDPModule) and self.recipe.precision == "bf16"  # shards are gathered in it
+        with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=halved):
+            said = self.scale.up(predict(self.model, self.val, self.recipe.batch, self.ranks))
+        return metrics.headline(self.task, self.val.labels(self.task.name), said, self.metric)
+
+    def names(self, step: int) -> list[str]:
+        """Names of a step's samples, over all ranks and parts."""
+        return names_of(self.train, self.seed, step, self.recipe.batch)
+
+    def trained(self) -> TaskModel:
+        """The model with all its weights, answering in the unit of the labels."""
+        of, spec = self.model, self.model.encoder.spec
+        whole = gathered(of, lambda: TaskModel(Encoder(spec), of.task, of.head_spec)).to(self.ranks.device)
+        self.scale.fold(whole.head.linear, self.task)  # type: ignore[arg-type]
+        return whole
 
 
 def finetune(
@@ -42,34 +117,16 @@ def finetune(
     *,
     metric: str,
     seed: int,
-    device: torch.device,
     peak: float,
-) -> Fitted:
-    """Train encoder and head; the model is left with the weights that were best on `val`."""
-    model.to(device)
-    total = recipe.in_steps(len(train), recipe.batch)
-    spec = model.encoder.spec
-    groups = layer_groups(model.encoder, model.head, spec.depth, recipe.layer_decay)
-    optimiser = make_adamw(groups, recipe)
-    batches = training_batches(train, batch=recipe.batch, seed=seed, start=0, steps=total, workers=recipe.workers)
-    task, labels = model.task, train.labels(model.task.name)
-    weights = class_weights(task, labels, device) if recipe.class_weights else None
-    scale = LabelScale.of(task, labels, device)
+    place: Place = HERE,
+) -> tuple[Fitted, TaskModel]:
+    """Train encoder and head; gives the model with the weights that were best on `val`.
 
-    def loss_of(batch: Batch[Tensor]) -> Tensor:
-        moved = to_device(batch, device)
-        moved = drop_dates(moved, recipe.drop_dates) if recipe.drop_dates else moved
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=recipe.precision == "bf16"):
-            logits = model(moved)
-        return task_loss(logits, scale.down(moved.labels[task.name], task), task, weights)
-
-    def validate() -> float:
-        said = scale.up(predict(model, val, recipe.batch, device))
-        return metrics.headline(task, val.labels(task.name), said, metric)
-
-    fitted = fit(model, optimiser, batches, loss_of, validate, recipe, total=total, peak=peak)
-    scale.fold(model.head.linear, task)  # type: ignore[arg-type]
-    return fitted
+    It is the model that was given, but with `parallel: fsdp` on several ranks, when that one's parameters are shards.
+    """
+    lessons = FineTuning(model, train, val, recipe, metric, seed, place.ranks)
+    fitted = fit(lessons, recipe, peak=peak, place=place)
+    return fitted, lessons.trained()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +135,47 @@ class Frozen:
 
     x: HeadInput
     labels: np.ndarray
+
+
+class Probing:
+    """A head alone learns from frozen tokens."""
+
+    def __init__(
+        self, head: nn.Module, task: Task, train: Frozen, val: Frozen, recipe: SupervisedRecipe, metric: str, seed: int
+    ) -> None:
+        device = train.x.tokens.device
+        self.model, self.task, self.train, self.val = head.to(device), task, train, val
+        self.batch, self.metric, self.seed = recipe.batch, metric, seed
+        self.scale = LabelScale.of(task, train.labels, device)
+        self.known = self.scale.down(torch.as_tensor(train.labels, device=device), task)
+        self.weights = class_weights(task, train.labels, device) if recipe.class_weights else None
+        self.total = recipe.in_steps(len(train.labels), recipe.batch)
+        self.optimiser = make_adamw([{"params": list(head.parameters())}], recipe)
+
+    def steps(self, start: int) -> Iterable[Tensor]:
+        """Rows of each step from a step on."""
+        for step in range(start, self.total):
+            yield torch.tensor(self._rows(step), device=self.known.device)
+
+    def gradients(self, rows: Tensor) -> Tensor:
+        """The loss of a step."""
+        logits = run_head(self.model, self.task, rows_of(self.train.x, rows))
+        loss = task_loss(logits, self.known[rows], self.task, self.weights)
+        loss.backward()
+        return loss.detach()
+
+    def validate(self) -> float:
+        """The score of the validation split."""
+        said = self.scale.up(predict_head(self.model, self.task, self.val.x))
+        return metrics.headline(self.task, self.val.labels, said, self.metric)
+
+    def names(self, step: int) -> list[str]:
+        """Rows of a step's samples."""
+        return [f"row {row}" for row in self._rows(step)]
+
+    def _rows(self, step: int) -> list[int]:
+        positions = range(step * self.batch, (step + 1) * self.batch)
+        return [visit_at(p, self.seed, len(self.train.labels)).index for p in positions]
 
 
 def probe(
@@ -92,93 +190,21 @@ def probe(
     peak: float,
 ) -> Fitted:
     """Train a head alone, on frozen tokens."""
-    device = train.x.tokens.device
-    head.to(device)
-    scale = LabelScale.of(task, train.labels, device)
-    known = scale.down(torch.as_tensor(train.labels, device=device), task)
-    weights = class_weights(task, train.labels, device) if recipe.class_weights else None
-    total = recipe.in_steps(len(train.labels), recipe.batch)
-    optimiser = make_adamw([{"params": list(head.parameters())}], recipe)
-    index = (_indices(step, recipe.batch, seed, len(train.labels)).to(device) for step in range(total))
-
-    def loss_of(rows: Tensor) -> Tensor:
-        return task_loss(run_head(head, task, rows_of(train.x, rows)), known[rows], task, weights)
-
-    def validate() -> float:
-        return metrics.headline(task, val.labels, scale.up(predict_head(head, task, val.x)), metric)
-
-    fitted = fit(head, optimiser, index, loss_of, validate, recipe, total=total, peak=peak)
-    scale.fold(head.linear, task)  # type: ignore[arg-type]
+    lessons = Probing(head, task, train, val, recipe, metric, seed)
+    fitted = fit(lessons, recipe, peak=peak)
+    lessons.scale.fold(head.linear, task)  # type: ignore[arg-type]
     return fitted
 
 
-def fit(
-    model: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    batches: Iterator[T],
-    loss_of: Callable[[T], Tensor],
-    validate: Callable[[], float],
-    recipe: SupervisedRecipe,
-    *,
-    total: int,
-    peak: float,
-) -> Fitted:
-    """The loop: step, now and then validate, keep the best weights, stop when patience is used up.
-
-    Raises:
-        NonFiniteError: if a loss is not a number; the optimiser has not moved.
-    """
-    every = max(1, total // recipe.validations)
-    average = Average(model, recipe.average) if recipe.average else None
-    best, best_step, kept, since = -float("inf"), 0, _copy(model), 0
-    for step, batch in enumerate(batches):
-        model.train()
-        set_learning_rate(
-            optimiser, one_cycle(step, total=total, peak=peak, warmup=recipe.warmup, final_factor=recipe.final_factor)
-        )
-        loss = loss_of(batch)
-        if not torch.isfinite(loss):
-            raise NonFiniteError(
-                f"loss {loss.item()} at step {step} of fine-tuning; lower peak_lr, or look at the pixels"
-            )
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        if recipe.clip_norm is not None:
-            nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
-        optimiser.step()
-        if average is not None:
-            average.update(model)
-        if (step + 1) % every and step + 1 != total:
-            continue
-        if average is not None:
-            average.swap(model)
-        score = validate()
-        if score > best or best_step == 0 or np.isnan(best):  # a score that is not a number gives way to any other
-            best, best_step, kept, since = score, step + 1, _copy(model), 0
-        else:
-            since += 1
-        if average is not None:
-            average.swap(model)
-        if recipe.patience is not None and since >= recipe.patience:
-            break
-    model.load_state_dict(kept, strict=True)
-    return Fitted(best, best_step, total)
-
-
-def _copy(model: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
-
-
-def _indices(step: int, batch: int, seed: int, count: int) -> Tensor:
-    return torch.tensor([visit_at(p, seed, count).index for p in range(step * batch, (step + 1) * batch)])
-
-
 @torch.no_grad()
-def predict(model: TaskModel, dataset: Dataset, batch: int, device: torch.device) -> np.ndarray:
-    """Logits (n k), or (n k h w), of every sample in order."""
-    model.to(device).eval()
-    parts = [model(to_device(item, device)).float().cpu() for item in evaluation_batches(dataset, batch=batch)]
-    return torch.cat(parts).numpy()
+def predict(model: TaskModel, dataset: Dataset, batch: int, ranks: Ranks = ALONE) -> np.ndarray:
+    """Logits (n k), or (n k h w), of every sample in order, on all ranks, which share the batches."""
+    model.to(ranks.device).eval()
+    batches = own_batches(dataset, batch, ranks, in_step=isinstance(model, FSDPModule))
+    mine = torch.cat([model(item).float().cpu() for item in batches])
+    if isinstance(model, FSDPModule):
+        model.reshard()  # a pass without gradients leaves some parameters whole
+    return ranks.join(mine).numpy()
 
 
 @torch.no_grad()

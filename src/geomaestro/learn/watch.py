@@ -4,15 +4,17 @@ A CPU knows at once. An accelerator is not waited for at every step: the optimis
 and all after it, and the host learns of it when it next looks.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from geomaestro.errors import NonFiniteError
+from geomaestro.runs import write_json
 
-REPORT = "non_finite.json"  # in the folder of a pretraining
+REPORT = "non_finite.json"  # in the folder of a training
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,22 @@ class NonFinite:
     step: int
     loss: float
     grad_norm: float
+
+
+def report_non_finite(
+    found: NonFinite, folder: Path | None, names: Sequence[str], *, writes: bool, remedy: str = ""
+) -> NonFiniteError:
+    """List the samples of a step in `folder`, if there is one; gives the error to raise."""
+    listed = ""
+    if folder is not None:
+        path = folder / REPORT
+        listed = f" and the samples are listed in {path}"
+        if writes:
+            write_json(path, {**asdict(found), "ids": list(names)})
+    return NonFiniteError(
+        f"loss {found.loss} and gradient norm {found.grad_norm} at step {found.step}; the weights were not changed"
+        f"{listed}; {remedy}look at their pixels, lower the learning rate, or set clip_norm"
+    )
 
 
 class Watch:

@@ -52,7 +52,7 @@ class TaskModel(nn.Module):
 
     def __init__(self, encoder: Encoder, task: Task, head: HeadSpec) -> None:
         super().__init__()
-        self.task = task
+        self.task, self.head_spec = task, head
         self.encoder = encoder
         self.head = make_head(task, head, encoder.spec)
 
