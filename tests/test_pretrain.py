@@ -18,11 +18,12 @@ from torch import nn
 from geomaestro.data.loader import Subset
 from geomaestro.data.reading import Dataset
 from geomaestro.errors import CheckpointError, NonFiniteError
-from geomaestro.learn.checkpoint import load_state, newest, save_state
+from geomaestro.learn.checkpoint import convert_state, load_state, newest, save_state
 from geomaestro.learn.pretrain import pretrain
 from geomaestro.learn.recipe import PretrainRecipe
 from geomaestro.learn.run import Run
 from geomaestro.learn.stopping import Interrupted, catch_signals
+from geomaestro.models.hub import load_mae
 from geomaestro.models.mae import Mae
 from geomaestro.runs import read_rows
 from geomaestro.samples import Sample
@@ -223,6 +224,22 @@ def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
     save_state(tmp_path, 1, small, torch.optim.AdamW(small.parameters()), {})
     with pytest.raises(CheckpointError, match="weights do not fit the model: weight is"):
         load_state(tmp_path / "step-00000001", big, torch.optim.AdamW(big.parameters()))
+
+
+def test_a_state_makes_a_model_folder(series: Path, tmp_path: Path) -> None:
+    model = train(recipe_values(series), tmp_path)
+    path = newest(tmp_path / "checkpoints")
+    assert path is not None and convert_state(path, tmp_path / "model")[0].startswith("118 tensors")
+    back = load_mae(tmp_path / "model")
+    assert back.spec == model.spec
+    assert all(value.equal(back.state_dict()[name]) for name, value in model.state_dict().items())
+    about = json.loads((path / "state.json").read_text())
+    del about["mae"]
+    (path / "state.json").write_text(json.dumps(about))
+    with pytest.raises(CheckpointError, match="a state of a training with labels"):
+        convert_state(path, tmp_path / "other")
+    with pytest.raises(CheckpointError, match="unreadable state"):
+        convert_state(tmp_path, tmp_path / "other")
 
 
 def test_a_second_signal_stops_at_once_and_handlers_come_back() -> None:

@@ -11,7 +11,7 @@ from cyclopts import App, Parameter
 
 from geomaestro import __version__
 from geomaestro.cli_data import data, say
-from geomaestro.errors import GeomaestroError
+from geomaestro.errors import GeomaestroError, SpecError
 
 app = App(name="geomaestro", version=__version__, help="Pretrain, evaluate and apply geospatial foundation models.")
 app.command(data)
@@ -95,20 +95,32 @@ def evaluate(
 
 @app.command
 def convert(
-    checkpoint: Path, out: Path, /, *, config: Path, ema: bool = False, heads: tuple[int, int] | None = None
+    checkpoint: Path,
+    out: Path,
+    /,
+    *,
+    config: Path | None = None,
+    ema: bool = False,
+    heads: tuple[int, int] | None = None,
 ) -> None:
-    """Convert an official MAESTRO checkpoint to safetensors and JSON, executing nothing of it.
+    """Make a model folder of an official MAESTRO checkpoint, executing nothing of it, or of a state of our own.
 
     Args:
-        checkpoint: the Lightning file (.ckpt).
+        checkpoint: the Lightning file (.ckpt); or a folder RUN/pretrain/seed0/checkpoints/step-..., sharded or not.
         out: the model folder to write.
-        config: the config_resolved.yaml beside it.
+        config: of an official checkpoint, the config_resolved.yaml beside it.
         ema: take the averaged weights instead of the trained ones.
         heads: attention heads of encoder and decoder, where the weights are of no published size.
     """
+    from geomaestro.learn.checkpoint import convert_state
     from geomaestro.models.convert import convert_official, write_converted
 
-    report = write_converted(convert_official(checkpoint, config, ema=ema, heads=heads), out, checkpoint)
+    if checkpoint.is_dir():
+        report = convert_state(checkpoint, out)
+    elif config is None:
+        raise SpecError(f"{checkpoint}: give its config_resolved.yaml with --config")
+    else:
+        report = write_converted(convert_official(checkpoint, config, ema=ema, heads=heads), out, checkpoint)
     for line in report:
         print(line)
     say("model", out)
@@ -125,6 +137,20 @@ def report(run: Path, out: Path | None = None, /) -> None:
     from geomaestro.report.html import write_report
 
     say("report", write_report(run, out))
+
+
+@app.command
+def replay(folder: Path, overrides: Overrides = None, /, *, step: int | None = None) -> None:
+    """Replay the step whose loss or gradient was not a number, sample by sample, and say what to do.
+
+    Args:
+        folder: a run folder, or RUN/pretrain/seed0.
+        overrides: settings to change, such as data.root=FOLDER where the data moved, or device=cpu.
+        step: another step, whose state is kept in checkpoints/.
+    """
+    from geomaestro.learn.replay import replay as replay_step
+
+    replay_step(folder, step, overrides=tuple(overrides or ()))
 
 
 def _command() -> str:

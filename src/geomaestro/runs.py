@@ -6,11 +6,13 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 
 from geomaestro.errors import RunError
+
+UNFINISHED = ".unfinished"  # ends the names of files that are being written
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -21,7 +23,9 @@ def write_atomically(path: Path, content: bytes) -> None:
     """
     temporary = None
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED, delete=False
+        ) as file:
             temporary = file.name
             file.write(content)
             file.flush()
@@ -51,17 +55,34 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, (json.dumps(value, indent=1) + "\n").encode())
 
 
+def clear_unfinished(folder: Path) -> None:
+    """Remove what killed processes left half-written below a folder; for who holds its lock."""
+    for path in folder.rglob(f".*{UNFINISHED}"):
+        path.unlink(missing_ok=True)
+
+
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
-    """Append one line of JSON.
+    """Append one line of JSON, in place of a last line that was cut short by a kill or a full disk.
 
     Raises:
         RunError: if it can't be written.
     """
     try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        with path.open("ab+") as file:
+            _drop_cut_line(file)
+            file.write((json.dumps(row) + "\n").encode())
     except OSError as error:
         raise RunError(f"{path}: could not be written ({error.strerror}); free some space and go on") from None
+
+
+def _drop_cut_line(file: BinaryIO) -> None:
+    end = file.seek(0, os.SEEK_END)
+    file.seek(max(end - 1, 0))
+    if file.read(1) in (b"", b"\n"):
+        return
+    file.seek(0)
+    file.truncate(file.read().rfind(b"\n") + 1)
+    file.seek(0, os.SEEK_END)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -145,6 +166,8 @@ def lock(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise RunError(f"{folder}: can't be locked ({error.strerror})") from None
     with opened as file:
+        # a forked process, such as one that reads ahead, would hold the lock for seconds after this one is killed
+        os.register_at_fork(after_in_child=file.close)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

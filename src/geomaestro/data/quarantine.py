@@ -28,14 +28,16 @@ class BadSample:
 class Quarantine:
     """The unreadable samples that a training meets, written to `path` as they come.
 
-    More than `max_share` of `total` samples stop it: something is wrong with the whole then. Where several processes
-    train, what one of them meets is `untold` until the others take note of it too, and only one of them `writes`.
+    More than `max_share` of `total` samples stop it: something is wrong with the whole then. Where it is `shared` by
+    several processes, what one of them meets is `untold` until all take note of it, which may stop them all; only one
+    of them `writes`.
     """
 
     path: Path
     total: int
     max_share: float
     writes: bool = True
+    shared: bool = False
     known: dict[str, str] = field(default_factory=dict)
     untold: list[BadSample] = field(default_factory=list)
 
@@ -47,10 +49,12 @@ class Quarantine:
         """Take note of samples that this process met.
 
         Raises:
-            DataError: with the share, the list and the first reason, if they are too many now.
+            DataError: with the share, the list and the first reason, if they are too many now and it is not shared.
         """
-        self.untold += [sample for sample in bad if sample.id not in self.known]
-        self.note(bad)
+        if self.shared:
+            self.untold += [sample for sample in bad if sample.id not in self.known]
+        else:
+            self.note(bad)
 
     def note(self, bad: Sequence[BadSample]) -> None:
         """Take note of samples.

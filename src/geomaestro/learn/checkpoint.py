@@ -8,7 +8,9 @@ is read by any number of ranks, sharded or not.
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,11 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from geomaestro.config import check
 from geomaestro.errors import CheckpointError, RunError
 from geomaestro.learn.distributed import ALONE, Ranks
-from geomaestro.models.hub import require_fit
+from geomaestro.models.hub import fill, require_fit, save_mae
+from geomaestro.models.mae import Mae, MaeSpec
 from geomaestro.runs import write_atomically, write_json
 
 KEEP = 2  # the one before the last is kept in case the last turns out damaged
@@ -64,7 +68,8 @@ def save_state(
         raise
     if ranks.first:
         for old in _whole(folder)[:-KEEP]:
-            shutil.rmtree(folder / old)
+            with suppress(OSError):  # one state too many harms nobody
+                _forget(folder / old)
 
 
 def _make_room(folder: Path, target: Path) -> None:
@@ -73,10 +78,16 @@ def _make_room(folder: Path, target: Path) -> None:
     try:
         for path in folder.glob("step-*"):
             if path.name not in whole or path == target:
-                shutil.rmtree(path)
+                _forget(path)
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{target}: can't be made ({error.strerror}); choose a folder that can be written") from None
+
+
+def _forget(path: Path) -> None:
+    """Remove a state, first of all what says that it is whole: a kill may come between two files."""
+    (path / "state.json").unlink(missing_ok=True)
+    shutil.rmtree(path)
 
 
 def newest(folder: Path) -> Path | None:
@@ -97,24 +108,52 @@ def is_sharded(model: nn.Module) -> bool:
 def load_state(
     path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, *, more: Mapping[str, Tensors] | None = None
 ) -> dict[str, Any]:
-    """Put a state back, bit by bit, tensors of `more` in place; gives what was saved beside it.
+    """Put a state back, bit by bit, tensors of `more` in place; gives what was saved beside it. All ranks call it.
 
     Raises:
         CheckpointError: naming the file that is unreadable or does not fit.
     """
+    groups = {"model": model.state_dict(), **(more or {})}
     try:
         about: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        for name, ours in {"model": model.state_dict(), **(more or {})}.items():
-            theirs = read_group(path, name)
-            require_fit(ours, theirs, f"{path}: {name}")
-            for key, tensor in ours.items():
-                _put(tensor, theirs[key])
-        _fill_optimiser(model, optimiser, read_group(path, "optimiser"), path)
+        if (path / SHARDS).is_dir() and is_sharded(model):
+            moments = _load_shards(path, groups, dict(model.named_parameters()))
+        else:
+            moments = read_group(path, "optimiser")
+            for name, ours in groups.items():
+                theirs = read_group(path, name)
+                require_fit(ours, theirs, f"{path}: {name}")
+                for key, tensor in ours.items():
+                    _put(tensor, theirs[key])
     except (SafetensorError, OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(
             f"{path}: unreadable state ({error}); remove this folder to resume from the one before"
         ) from None
+    _fill_optimiser(model, optimiser, moments, path)
     return about
+
+
+def _load_shards(path: Path, groups: Mapping[str, Tensors], parameters: Tensors) -> dict[str, Tensor]:
+    """Each rank's shards of a state that ranks wrote, however many they were; gives the optimiser's tensors."""
+    from torch.distributed.checkpoint import HuggingFaceStorageReader, load
+
+    found = HuggingFaceStorageReader(str(path / SHARDS)).read_metadata().state_dict_metadata
+    prefix, moments = "optimiser.", {}
+    for full_name in (name.removeprefix(prefix) for name in found if name.startswith(prefix)):
+        name, _, key = full_name.rpartition(".")
+        if name not in parameters:
+            raise CheckpointError(f"{path}: the optimiser's state is of another model ({full_name})")
+        moments[full_name] = (
+            torch.zeros((), dtype=torch.float32) if key == "step" else torch.zeros_like(parameters[name])
+        )
+    for name, ours in groups.items():
+        theirs = {key: torch.empty(about.size, device="meta") for key, about in found.items()}  # type: ignore[union-attr]
+        mine = {key.removeprefix(f"{name}."): value for key, value in theirs.items() if key.startswith(f"{name}.")}
+        require_fit(ours, mine, f"{path}: {name}")
+    state = {f"{name}.{key}": value for name, part in groups.items() for key, value in part.items()}
+    state |= {f"{prefix}{key}": value for key, value in moments.items()}
+    load(state, storage_reader=HuggingFaceStorageReader(str(path / SHARDS)))
+    return moments
 
 
 def read_group(path: Path, name: str) -> dict[str, Tensor]:
@@ -126,19 +165,40 @@ def read_group(path: Path, name: str) -> dict[str, Tensor]:
     found = HuggingFaceStorageReader(str(path / SHARDS)).read_metadata().state_dict_metadata
     mine = {key: about for key, about in found.items() if key.startswith(f"{name}.")}
     whole = {key: torch.empty(about.size, dtype=about.properties.dtype) for key, about in mine.items()}  # type: ignore[union-attr]
-    load(whole, storage_reader=HuggingFaceStorageReader(str(path / SHARDS)), no_dist=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)  # each rank reads all of it
+        load(whole, storage_reader=HuggingFaceStorageReader(str(path / SHARDS)), no_dist=True)
     return {key.removeprefix(f"{name}."): value for key, value in whole.items()}
+
+
+def convert_state(path: Path, out: Path) -> list[str]:
+    """Write a state of a pretraining, of one file or of shards, as a model folder with one file of weights.
+
+    Raises:
+        CheckpointError: if it is no whole state of a pretraining.
+    """
+    try:
+        about = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        weights = read_group(path, "model")
+    except (SafetensorError, OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: unreadable state ({error})") from None
+    if "mae" not in about:
+        raise CheckpointError(f"{path}: a state of a training with labels; only those of a pretraining make a model")
+    model = Mae(check(MaeSpec, about["mae"], f"{path / 'state.json'}: mae"))
+    fill(model, weights, str(path))
+    save_mae(out, model, origin={"state": path.name, "steps": about["step"]})
+    return [f"{len(weights)} tensors of encoder and decoder after {about['step']} steps, every one in its place"]
 
 
 @torch.no_grad()
 def _put(ours: Tensor, theirs: Tensor) -> None:
-    if isinstance(ours, DTensor):
-        theirs = shard_like(theirs, ours)
-    ours.copy_(theirs)
+    ours.copy_(shard_like(theirs, ours))
 
 
-def shard_like(whole: Tensor, like: DTensor) -> DTensor:
-    """This rank's shard of a tensor that every rank has whole."""
+def shard_like(whole: Tensor, like: Tensor) -> Tensor:
+    """This rank's shard of a tensor that every rank has whole, if `like` is one; else, or of a shard, itself."""
+    if isinstance(whole, DTensor) or not isinstance(like, DTensor):
+        return whole
     return distribute_tensor(whole.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
@@ -177,7 +237,7 @@ def _fill_optimiser(model: nn.Module, optimiser: torch.optim.Optimizer, tensors:
         if name not in ours or (value.ndim and value.shape != ours[name].shape):
             raise CheckpointError(f"{path}: the optimiser's state is of another model ({full_name})")
         like = ours[name]
-        state.setdefault(name, {})[key] = shard_like(value, like) if isinstance(like, DTensor) and value.ndim else value
+        state.setdefault(name, {})[key] = shard_like(value, like) if value.ndim else value
     names = {id(p): name for name, p in ours.items()}
     order = [names[id(p)] for group in optimiser.param_groups for p in group["params"]]
     numbered = {number: state[name] for number, name in enumerate(order) if name in state}

@@ -103,4 +103,4 @@ def recompute_blocks(model: nn.Module, recompute: bool) -> None:
     """Keep only what enters each block, and compute the rest again when its gradients are wanted."""
     for part in model.modules():
         if isinstance(part, Transformer):
-            part.recompute = recompute  # type: ignore[assignment]
+            part.recompute = recompute

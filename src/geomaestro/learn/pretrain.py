@@ -6,7 +6,6 @@ any number of ranks and parts takes the same samples through the same loss.
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,15 @@ from geomaestro.errors import DataError, NonFiniteError
 from geomaestro.learn.checkpoint import load_state, newest, save_state
 from geomaestro.learn.distributed import ALONE, Ranks
 from geomaestro.learn.feed import Feed
-from geomaestro.learn.log import JsonRows, bar
+from geomaestro.learn.log import bar
 from geomaestro.learn.optim import make_adamw, one_cycle, set_learning_rate, total_gradient_norm
 from geomaestro.learn.parallel import accumulating, backward, compile_blocks, recompute_blocks, spread
 from geomaestro.learn.recipe import PretrainRecipe
+from geomaestro.learn.signs import JudgedRows, in_row, overheard, sums_of
 from geomaestro.learn.stopping import Interrupted, catch_signals
-from geomaestro.learn.watch import REPORT, NonFinite, Watch
-from geomaestro.models.mae import Mae
-from geomaestro.runs import make_folder, read_rows, write_json, write_rows
+from geomaestro.learn.watch import NonFinite, Watch, report_non_finite
+from geomaestro.models.mae import Mae, Reconstruction
+from geomaestro.runs import make_folder, read_rows, write_rows
 from geomaestro.samples import Batch
 
 Losses = Mapping[str, Tensor]  # "loss", and "loss/SENSOR" for each sensor
@@ -53,51 +53,43 @@ def pretrain(
         NonFiniteError: if a loss or gradient is not a number; the optimiser has not moved, the batch's ids are saved.
         Interrupted: after Ctrl-C or SIGTERM, once the state is saved.
     """
-    device = ranks.device
-    model.to(device).train()
+    model.to(ranks.device).train()
     net = make_net(model, recipe, ranks)
     optimiser = make_adamw([{"params": list(model.parameters())}], recipe)
     total, peak = recipe.in_steps(len(dataset), recipe.batch), recipe.peak(recipe.batch)
     step, elapsed_before = _resume(folder, model, optimiser, ranks)
-    quarantine = Quarantine(folder / QUARANTINE, len(dataset), recipe.max_bad_share, writes=ranks.first)
-    feed = Feed(_batches(dataset, recipe, quarantine, seed, range(step, total), ranks), device, recipe.accumulate)
-    rows = JsonRows(folder / "metrics.jsonl", tensorboard=tensorboard) if ranks.first else None
+    quarantine = Quarantine(folder / QUARANTINE, len(dataset), recipe.max_bad_share, ranks.first, not ranks.alone)
+    feed = Feed(_batches(dataset, recipe, quarantine, seed, range(step, total), ranks), ranks.device, recipe.accumulate)
+    rows = JudgedRows(folder / "metrics.jsonl", recipe, total, tensorboard=tensorboard) if ranks.first else None
     pace = Pace(step, recipe.batch, elapsed_before, feed)
-    saved_at = time.monotonic()
-
-    def save(at: int) -> None:
-        about = {"elapsed_s": pace.elapsed_s(), "mae": model.spec.model_dump(mode="json")}
-        save_state(folder / "checkpoints", at, model, optimiser, about, ranks=ranks)
+    saver = Saver(folder, model, optimiser, pace, ranks, every_s=recipe.save_every_s)
 
     def refuse(found: NonFinite) -> NonFiniteError:
-        save(found.step)
-        names = [n for n in names_of(dataset, seed, found.step, recipe.batch) if n not in quarantine.known]
-        return _report(folder, found, names, ranks)
+        return saver.refuse(found, names_of(dataset, seed, found.step, recipe.batch), quarantine)
 
-    watch = Watch(optimiser, device, refuse)
+    watch = Watch(optimiser, ranks.device, refuse)
     with bar(title, total, step, shown=ranks.first) as shown, catch_signals() as stop:
         for parts in feed:
+            _tell(ranks, quarantine, sum(len(part) for part in parts))
             lr = one_cycle(step, total=total, peak=peak, warmup=recipe.warmup, final_factor=recipe.final_factor)
             set_learning_rate(optimiser, lr)
             optimiser.zero_grad(set_to_none=True)
-            losses = gradients(net, model, parts, ranks)
+            logs = (step + 1) % recipe.log_every == 0 or step + 1 == total
+            losses = gradients(net, model, parts, ranks, look=logs)
             norm = total_gradient_norm(model.parameters())
             watch.see(step, losses["loss"], norm)
             if recipe.clip_norm is not None:
                 nn.utils.clip_grads_with_norm_(model.parameters(), recipe.clip_norm, norm)
             optimiser.step()
             step += 1
-            stops, saves = agree(ranks, stop.asked, time.monotonic() - saved_at > recipe.save_every_s)
-            _tell(ranks, quarantine, sum(len(part) for part in parts))
-            stops, saves, logs = stops and step < total, saves or stops or step == total, step % recipe.log_every == 0
+            stops, saves = ranks.agree(stop.asked and step < total, stop.asked or saver.due() or step == total)
             if saves or logs or watch.at_once:
                 watch.look()
                 shown.update(step, pace.note(step, losses["loss"], len(quarantine.known)))
-            if rows is not None and (logs or step == total):
-                rows.add({**pace.row(step, len(dataset)), **_numbers(losses), "lr": lr, "grad_norm": norm.item()})
+            if rows is not None and logs:
+                rows.add({**pace.row(step, len(dataset)), **in_row(losses), "lr": lr, "grad_norm": norm.item()})
             if saves:
-                save(step)
-                saved_at = time.monotonic()
+                saver.save(step)
             if stops:
                 raise Interrupted(f"stopped after step {step} of {total}, state saved")
     return total
@@ -110,12 +102,18 @@ class Rebuilding(nn.Module):
         super().__init__()
         self.model, self.precision = model, precision
 
-    def forward(self, batch: Batch[Tensor], total: Tensor | None) -> dict[str, Tensor]:
-        """Losses of a batch, or of a part of the larger one that `total` is the tally of."""
+    def forward(self, batch: Batch[Tensor], total: Tensor | None, *, look: bool = False) -> dict[str, Tensor]:
+        """Losses of a batch, or of a part of the larger one that `total` is the tally of; if `look`, sums for signs of
+        how it learns beside them.
+        """
         kind = batch.reference_date.device.type
-        with torch.autocast(kind, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
-            result = self.model(batch, batch.keys, total=total)
-        return {"loss": result.loss, **{f"loss/{name}": value for name, value in result.per_sensor.items()}}
+        with (
+            torch.autocast(kind, dtype=torch.bfloat16, enabled=self.precision == "bf16"),
+            overheard(self.model.encoder) as heard,
+        ):
+            result: Reconstruction = self.model(batch, batch.keys, total=total)
+        losses = {"loss": result.loss, **{f"loss/{name}": value for name, value in result.per_sensor.items()}}
+        return losses | sums_of(result, heard, self.model.spec.loss) if look else losses
 
 
 def make_net(model: Mae, recipe: PretrainRecipe, ranks: Ranks) -> nn.Module:
@@ -126,15 +124,19 @@ def make_net(model: Mae, recipe: PretrainRecipe, ranks: Ranks) -> nn.Module:
     return spread(rebuilding, ranks, recipe.parallel, precision=recipe.precision, idle=model.idles)
 
 
-def gradients(net: nn.Module, model: Mae, parts: Sequence[Batch[Tensor]], ranks: Ranks) -> Losses:
-    """Losses of a step over all its parts and ranks; its gradients are in the parameters."""
+def gradients(
+    net: nn.Module, model: Mae, parts: Sequence[Batch[Tensor]], ranks: Ranks, *, look: bool = False
+) -> Losses:
+    """Losses of a step over all its parts and ranks, with the sums of `sums_of` if `look`; its gradients are in the
+    parameters.
+    """
     total = None
     if len(parts) > 1 or not ranks.alone:
         total = ranks.add(torch.stack([model.tally(part, _keys(part)) for part in parts]).sum(dim=0))
     losses: dict[str, Tensor] = {}
     for number, part in enumerate(parts, start=1):
         with accumulating(net, number < len(parts)):
-            mine = net(part, total)
+            mine = net(part, total, look=look)
             backward(mine["loss"], ranks)
         for name, value in mine.items():
             losses[name] = losses[name] + value.detach() if name in losses else value.detach()
@@ -145,11 +147,6 @@ def gradients(net: nn.Module, model: Mae, parts: Sequence[Batch[Tensor]], ranks:
 def _keys(batch: Batch[Tensor]) -> Tensor:
     assert batch.keys is not None, "batches of training have keys"
     return batch.keys
-
-
-def agree(ranks: Ranks, *wishes: bool) -> list[bool]:
-    """For each wish, whether any rank has it."""
-    return [number > 0 for number in ranks.add_numbers([float(wish) for wish in wishes])]
 
 
 def _tell(ranks: Ranks, quarantine: Quarantine, readable: int) -> None:
@@ -196,19 +193,31 @@ def _resume(folder: Path, model: Mae, optimiser: torch.optim.Optimizer, ranks: R
     return about["step"], about["elapsed_s"]
 
 
-def _report(folder: Path, found: NonFinite, names: list[str], ranks: Ranks) -> NonFiniteError:
-    path = folder / REPORT
-    if ranks.first:
-        write_json(path, {**asdict(found), "ids": names})
-    return NonFiniteError(
-        f"loss {found.loss} and gradient norm {found.grad_norm} at step {found.step}; the weights were not changed and "
-        f"the samples are listed in {path}; look at them with `geomaestro replay {folder}`, lower the learning rate, "
-        "or set clip_norm"
-    )
+class Saver:
+    """Writes states of a training, and knows when the next is due."""
 
+    def __init__(
+        self, folder: Path, model: Mae, optimiser: torch.optim.Optimizer, pace: "Pace", ranks: Ranks, *, every_s: float
+    ) -> None:
+        self._folder, self._model, self._optimiser, self._ranks = folder, model, optimiser, ranks
+        self._pace, self._every_s, self._saved_at = pace, every_s, time.monotonic()
 
-def _numbers(losses: Losses) -> dict[str, float]:
-    return {name: value.item() for name, value in losses.items()}
+    def due(self) -> bool:
+        """Whether the last state is older than it should be."""
+        return time.monotonic() - self._saved_at > self._every_s
+
+    def save(self, step: int) -> None:
+        """Write the state after `step` steps; all ranks do."""
+        about = {"elapsed_s": self._pace.elapsed_s(), "mae": self._model.spec.model_dump(mode="json")}
+        save_state(self._folder / "checkpoints", step, self._model, self._optimiser, about, ranks=self._ranks)
+        self._saved_at = time.monotonic()
+
+    def refuse(self, found: NonFinite, names: Sequence[str], unreadable: Quarantine) -> NonFiniteError:
+        """Write the state before a step that is not a number, and its readable samples; gives the error to raise."""
+        self.save(found.step)
+        names = [name for name in names if name not in unreadable.known]
+        hint = f"look at them with `geomaestro replay {self._folder}`, "
+        return report_non_finite(found, self._folder, names, writes=self._ranks.first, remedy=hint)
 
 
 class Pace:

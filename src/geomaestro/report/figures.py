@@ -24,6 +24,7 @@ COLOURS = {
 }  # fmt: skip
 MARKERS = {"fine-tune": "o", "from scratch": "s", "random forest": "^", "attentive probe": "D", "linear probe": "v"}
 WIDTH_IN = 9.0
+BEYOND, LIKENESS = "beyond_mean/", "likeness"  # keys of learn/signs.py
 BESIDE = 0.03  # of a column: single points stand clear of the whisker of their mean
 MOST_POINTS = 400  # assumed; more are averaged in bins, or the page grows by a megabyte per curve
 MOST_COUNTED = 18  # assumed; above this many classes counts no longer fit their cells, and not every row is named
@@ -104,6 +105,31 @@ def loss_figure(metrics: dict[int, list[dict[str, Any]]], *, log_x: bool = False
         figure.legend(loc="outside right upper")
 
     return svg("loss", "Pretraining loss against step", 3.9, draw)
+
+
+def signs_figure(metrics: dict[int, list[dict[str, Any]]]) -> str | None:
+    """Draw what each sensor's reconstruction is worth beyond a constant, and how alike the encoder's tokens are; None
+    where the rows have neither.
+    """
+    rows = next(iter(metrics.values()))
+    keys = [key for key in dict.fromkeys(key for row in rows for key in row) if key.startswith(BEYOND)]
+    alike = any(LIKENESS in row for row in rows)
+    if not keys and not alike:
+        return None
+
+    def draw(figure: Any) -> None:
+        left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+        for place, key in enumerate(keys):
+            colour, style = CYCLE[place % len(CYCLE)], "-" if place < len(CYCLE) else ":"
+            left.plot(*curve(rows, key), style, color=colour, lw=1.2, label=shorten(key.removeprefix(BEYOND)))
+        left.axhline(0, color=MUTED, lw=0.8, ls="--")
+        left.set(title="error taken off that of a constant", xlabel="step", ylim=(-0.25, 1))
+        right.plot(*curve(rows, LIKENESS), color=MUTED)
+        right.set(title="likeness of tokens between samples", xlabel="step", ylim=(0, 1.02))
+        right.axhline(1, color=MUTED, lw=0.8, ls="--")
+        figure.legend(loc="outside right upper")
+
+    return svg("signs", "Signs of learning against step", 2.4, draw)
 
 
 def schedule_figure(metrics: dict[int, list[dict[str, Any]]]) -> str:

@@ -89,7 +89,12 @@ def curve_section(run: Run) -> Row | None:
     if not run.metrics:
         return None
     ends = [{"seed": seed, "row": rows[-1]} for seed, rows in run.metrics.items()]
-    return {"loss": figures.loss_figure(run.metrics), "schedule": figures.schedule_figure(run.metrics), "ends": ends}
+    return {
+        "loss": figures.loss_figure(run.metrics),
+        "signs": figures.signs_figure(run.metrics),
+        "schedule": figures.schedule_figure(run.metrics),
+        "ends": ends,
+    }
 
 
 def timing_svg(timings: Sequence[Row]) -> str | None:
