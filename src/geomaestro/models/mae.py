@@ -290,9 +290,7 @@ def hidden_slots(sequences: SequenceSet, hidden: Hidden) -> list[tuple[Strand, T
     Where several strands share a sequence their numbers of hidden tokens differ by sample, so some slots may be
     visible tokens; they have no weight in the loss.
     """
-    most = hidden.hidden.shape[1] - hidden.visible_index.shape[1]
-    if hidden.visible is not None:
-        most = hidden.hidden.shape[1]
+    most = hidden.hidden.shape[1] if hidden.most is None else hidden.most
     out, start = [], 0
     for strand in sequences.strands:
         length = strand.places if sequences.per_date else strand.tokens

@@ -49,6 +49,8 @@ class Hidden:
     hidden: Tensor
     visible_index: Tensor
     visible: Tensor | None
+    most: int | None = None
+    """No sequence hides more tokens; None: not known."""
 
 
 def hide(
@@ -81,12 +83,12 @@ def _select(noise: Tensor, present: Tensor | None, ratio: float) -> Hidden:
     index = noise.argsort(dim=1, stable=True)[:, :shown].sort(dim=1).values
     if present is None:
         hidden = torch.ones_like(noise, dtype=torch.bool).scatter(1, index, False)
-        return Hidden(hidden, index, None)
+        return Hidden(hidden, index, None, length - shown)
     count = present.sum(dim=1, keepdim=True)
     to_show = (count - (ratio * count.double()).round().to(count.dtype)).clamp(min=1).minimum(count)
     rank = noise.argsort(dim=1, stable=True).argsort(dim=1)
     seen = present & (rank < to_show)
-    return Hidden(present & ~seen, index, seen.gather(1, index))
+    return Hidden(present & ~seen, index, seen.gather(1, index), length - shown)  # fewer present, fewer hidden
 
 
 def shown_tokens(length: int, ratio: float) -> int:
@@ -110,7 +112,8 @@ def from_hidden(hidden: Tensor, present: Tensor | None) -> Hidden:
         )
     index = seen.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :shown].sort(dim=1).values
     target = hidden if present is None else hidden & present
-    return Hidden(target, index, None if even else seen.gather(1, index))
+    most = max(1, int(target.sum(dim=1).max()))
+    return Hidden(target, index, None if even else seen.gather(1, index), most)
 
 
 def _structure(sets: Sequence[SequenceSet], how: Hiding, keys: Tensor) -> dict[Strand, Tensor]:
