@@ -6,7 +6,6 @@ is read by any number of ranks, sharded or not.
 """
 
 import json
-import os
 import shutil
 import warnings
 from collections.abc import Mapping
@@ -25,7 +24,7 @@ from geomaestro.errors import CheckpointError, RunError
 from geomaestro.learn.distributed import ALONE, Ranks
 from geomaestro.models.hub import fill, require_fit, save_mae
 from geomaestro.models.mae import Mae, MaeSpec
-from geomaestro.runs import write_atomically, write_json
+from geomaestro.runs import sync, write_atomically, write_json
 
 KEEP = 2  # the one before the last is kept in case the last turns out damaged
 SHARDS = "shards"
@@ -63,6 +62,7 @@ def save_state(
         ranks.wait()
         if ranks.first:
             write_json(target / "state.json", {"step": step, **about})
+            sync(folder)
     except RunError:
         shutil.rmtree(target, ignore_errors=True)
         raise
@@ -209,10 +209,8 @@ def _save_shards(folder: Path, groups: Mapping[str, Tensors]) -> None:
     state = {f"{group}.{name}": value for group, tensors in groups.items() for name, value in tensors.items()}
     try:
         save_distributed(state, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
-        for path in folder.iterdir():
-            handle = os.open(path, os.O_RDONLY)
-            os.fsync(handle)
-            os.close(handle)
+        for path in (*folder.iterdir(), folder):
+            sync(path)
     except (CheckpointException, OSError) as error:
         raise RunError(f"{folder}: could not be written ({error}); free some space or choose another folder") from None
 

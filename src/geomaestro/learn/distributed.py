@@ -61,10 +61,6 @@ class Ranks:
         """For each wish, whether any rank has it."""
         return [number > 0 for number in self.add_numbers([float(wish) for wish in wishes])]
 
-    def share_of(self, count: int) -> range:
-        """The part of `count` things that this rank takes care of: contiguous, none twice, none left out."""
-        return range(count * self.number // self.count, count * (self.number + 1) // self.count)
-
     def join(self, mine: Tensor) -> Tensor:
         """All ranks' rows in order, on the host; `mine` (n ...) may have another n on each."""
         mine = mine.detach().cpu().contiguous()

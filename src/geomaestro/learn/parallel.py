@@ -20,6 +20,7 @@ from geomaestro.learn.distributed import Ranks
 from geomaestro.learn.recipe import Parallel, Training
 from geomaestro.nn.transformer import Block, Transformer
 
+MOST_SHAPES = 64  # assumed; of blocks that are compiled
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -94,6 +95,8 @@ def compile_blocks(model: nn.Module, when: Literal["auto", "on", "off"], device:
     """
     if when == "off" or (when == "auto" and device.type != "cuda"):
         return
+    # each fusion group has sequences of its own length, in encoder and decoder; beyond the limit torch runs eagerly
+    torch._dynamo.config.recompile_limit = MOST_SHAPES
     for part in model.modules():
         if isinstance(part, Block):
             part.compile(dynamic=False)

@@ -27,9 +27,10 @@ from geomaestro.learn.signs import JudgedRows, in_row, overheard, sums_of
 from geomaestro.learn.stopping import Interrupted, catch_signals
 from geomaestro.learn.watch import NonFinite, Watch, report_non_finite
 from geomaestro.models.mae import Mae, Reconstruction
-from geomaestro.runs import make_folder, read_rows, write_rows
+from geomaestro.runs import make_folder, read_rows, sync, write_rows
 from geomaestro.samples import Batch
 
+METRICS = "metrics.jsonl"
 Losses = Mapping[str, Tensor]  # "loss", and "loss/SENSOR" for each sensor
 
 
@@ -60,7 +61,7 @@ def pretrain(
     step, elapsed_before = _resume(folder, model, optimiser, ranks)
     quarantine = Quarantine(folder / QUARANTINE, len(dataset), recipe.max_bad_share, ranks.first, not ranks.alone)
     feed = Feed(_batches(dataset, recipe, quarantine, seed, range(step, total), ranks), ranks.device, recipe.accumulate)
-    rows = JudgedRows(folder / "metrics.jsonl", recipe, total, tensorboard=tensorboard) if ranks.first else None
+    rows = JudgedRows(folder / METRICS, recipe, total, tensorboard=tensorboard) if ranks.first else None
     pace = Pace(step, recipe.batch, elapsed_before, feed)
     saver = Saver(folder, model, optimiser, pace, ranks, every_s=recipe.save_every_s)
 
@@ -187,8 +188,8 @@ def _resume(folder: Path, model: Mae, optimiser: torch.optim.Optimizer, ranks: R
     path = newest(folder / "checkpoints")
     about: dict[str, Any] = {"step": 0, "elapsed_s": 0.0} if path is None else load_state(path, model, optimiser)
     if ranks.first:
-        rows = read_rows(folder / "metrics.jsonl")
-        write_rows(folder / "metrics.jsonl", [row for row in rows if row["step"] <= about["step"]])
+        rows = read_rows(folder / METRICS)
+        write_rows(folder / METRICS, [row for row in rows if row["step"] <= about["step"]])
     ranks.wait()
     return about["step"], about["elapsed_s"]
 
@@ -208,6 +209,8 @@ class Saver:
 
     def save(self, step: int) -> None:
         """Write the state after `step` steps; all ranks do."""
+        if self._ranks.first:
+            sync(self._folder / METRICS)
         about = {"elapsed_s": self._pace.elapsed_s(), "mae": self._model.spec.model_dump(mode="json")}
         save_state(self._folder / "checkpoints", step, self._model, self._optimiser, about, ranks=self._ranks)
         self._saved_at = time.monotonic()
