@@ -23,7 +23,7 @@ from geomaestro.learn.log import bar
 from geomaestro.learn.optim import make_adamw, one_cycle, set_learning_rate, total_gradient_norm
 from geomaestro.learn.parallel import accumulating, backward, compile_blocks, recompute_blocks, spread
 from geomaestro.learn.recipe import PretrainRecipe
-from geomaestro.learn.signs import JudgedRows, in_row, overheard, sums_of
+from geomaestro.learn.signs import JudgedRows, in_row, sums_of
 from geomaestro.learn.stopping import Interrupted, catch_signals
 from geomaestro.learn.watch import NonFinite, Watch, report_non_finite
 from geomaestro.models.mae import Mae, Reconstruction
@@ -108,13 +108,10 @@ class Rebuilding(nn.Module):
         how it learns beside them.
         """
         kind = batch.reference_date.device.type
-        with (
-            torch.autocast(kind, dtype=torch.bfloat16, enabled=self.precision == "bf16"),
-            overheard(self.model.encoder) as heard,
-        ):
+        with torch.autocast(kind, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
             result: Reconstruction = self.model(batch, batch.keys, total=total)
         losses = {"loss": result.loss, **{f"loss/{name}": value for name, value in result.per_sensor.items()}}
-        return losses | sums_of(result, heard, self.model.spec.loss) if look else losses
+        return losses | sums_of(result, self.model.spec.loss) if look else losses
 
 
 def make_net(model: Mae, recipe: PretrainRecipe, ranks: Ranks) -> nn.Module:

@@ -10,9 +10,7 @@ Axes: r sequence, l slot of a sequence, v visible token, k hidden token, p pixel
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -22,7 +20,6 @@ from torch import Tensor
 
 from geomaestro.learn.log import JsonRows, console
 from geomaestro.learn.recipe import PretrainRecipe
-from geomaestro.models.encoder import Encoder, Sequences
 from geomaestro.models.mae import Rebuilt, Reconstruction
 from geomaestro.nn.gather import pick
 from geomaestro.nn.loss import LossName, error_sum
@@ -39,34 +36,8 @@ EXPLODED = 100.0  # times the median of the rows before
 LAST_ROWS, FEWEST_ROWS, MEDIAN_ROWS = 10, 10, 100  # assumed
 
 
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """What an encoder was asked for and gave: visible tokens (r v d) by sequence set."""
-
-    laid: Sequences
-    hidden: Mapping[str, Hidden]
-    visible: Mapping[str, Tensor]
-
-
-@contextmanager
-def overheard(encoder: Encoder) -> Iterator[list[Heard]]:
-    """Listen to what `encode_visible` gives inside the block; nothing is computed twice."""
-    heard: list[Heard] = []
-
-    def listen(laid: Sequences, hidden: Mapping[str, Hidden]) -> dict[str, Tensor]:
-        visible = Encoder.encode_visible(encoder, laid, hidden)
-        heard.append(Heard(laid, hidden, visible))
-        return visible
-
-    encoder.encode_visible = listen  # type: ignore[method-assign]
-    try:
-        yield heard
-    finally:
-        del encoder.encode_visible
-
-
 @torch.no_grad()
-def sums_of(result: Reconstruction, heard: Sequence[Heard], loss: LossName) -> dict[str, Tensor]:
+def sums_of(result: Reconstruction, loss: LossName) -> dict[str, Tensor]:
     """What the signs are made of, to be added over parts and ranks, float32."""
     sums = {
         f"{SUMS}{what}/{name}": result.loss.new_zeros(())
@@ -77,9 +48,7 @@ def sums_of(result: Reconstruction, heard: Sequence[Heard], loss: LossName) -> d
         name = part.strand.sensor
         sums[f"{SUMS}error/{name}"] += error_sum(part.values, part.target, part.weight, loss)[0]
         sums[f"{SUMS}constant/{name}"] += error_sum(_constant(part, loss), part.target, part.weight, loss)[0]
-    spreads = [
-        _spread(x, each.hidden[key], each.laid.dates.get(key)) for each in heard for key, x in each.visible.items()
-    ]
+    spreads = [_spread(x, result.hidden[key], result.laid.dates.get(key)) for key, x in result.visible.items()]
     spread = torch.stack(spreads).sum(dim=0).float()
     names = ("content", "freedom", "energy", "tokens")
     return sums | {f"{SUMS}{name}": value for name, value in zip(names, spread.unbind(), strict=True)}

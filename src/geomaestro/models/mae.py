@@ -74,12 +74,16 @@ class Rebuilt:
 
 @dataclass(frozen=True, slots=True)
 class Reconstruction:
-    """What the autoencoder made of a batch: its loss, the loss of each sensor, and the rebuilt hidden patches."""
+    """What the autoencoder made of a batch: its loss, the loss of each sensor, and the rebuilt hidden patches; what was
+    hidden, the batch as it was `laid` out, and the encoder's `visible` tokens (r v d), per sequence set.
+    """
 
     loss: Tensor
     per_sensor: Mapping[str, Tensor]
     rebuilt: tuple[Rebuilt, ...]
     hidden: Mapping[str, Hidden]
+    laid: Sequences
+    visible: Mapping[str, Tensor]
 
 
 class Mae(nn.Module):
@@ -128,7 +132,8 @@ class Mae(nn.Module):
         laid = self.encoder.lay_out(batch)
         split = self._split(laid, keys, hidden)
         visible = self.encoder.encode_visible(laid, split)
-        return self._score(laid, split, self.decode(laid, split, visible), total)
+        loss, per_sensor, rebuilt = self._score(laid, split, self.decode(laid, split, visible), total)
+        return Reconstruction(loss, per_sensor, rebuilt, split, laid, visible)
 
     @torch.no_grad()
     def tally(self, batch: Batch[Tensor], keys: Tensor) -> Tensor:
@@ -184,7 +189,7 @@ class Mae(nn.Module):
 
     def _score(
         self, laid: Sequences, hidden: Mapping[str, Hidden], decoded: Mapping[str, Tensor], total: Tensor | None
-    ) -> Reconstruction:
+    ) -> tuple[Tensor, dict[str, Tensor], tuple[Rebuilt, ...]]:
         rebuilt: list[Rebuilt] = []
         for s in sets_with_hidden(laid.sets, hidden):
             slots = hidden_slots(s, hidden[s.key])
@@ -196,7 +201,7 @@ class Mae(nn.Module):
         whole = sum(weights.values(), nothing.detach())
         loss = sum((per_sensor[name] * weights[name] for name in per_sensor), nothing)
         loss = loss / torch.where(whole > 0, whole, 1.0)
-        return Reconstruction(loss, per_sensor, tuple(rebuilt), hidden)
+        return loss, per_sensor, tuple(rebuilt)
 
     def _rebuild(
         self, laid: Sequences, s: SequenceSet, strand: Strand, index: Tensor, tokens: Tensor, hidden: Hidden
