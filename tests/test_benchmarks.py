@@ -312,7 +312,9 @@ def test_the_table_of_steps_marks_what_misses_its_target(tmp_path: Path) -> None
     store(path, rows, {"machine": "m", "torch": "9"})
     text = tables.tables_of(path)
     ours, theirs = 5.0 / 10.68, 5.0 / 10.56  # the machine's rate is that of the official table
-    assert f"| **{ours:.2f}** / **{theirs:.2f}** | 2.5 / 3 | 0.50 / 0.50 (0.26 / 0.13) | 900 / 900 (1275 / 1185) |" in text
+    assert (
+        f"| **{ours:.2f}** / **{theirs:.2f}** | 2.5 / 3 | 0.50 / 0.50 (0.26 / 0.13) | 900 / 900 (1275 / 1185) |" in text
+    )
     assert "Not run: treesatai_ts tiny pretrain fp32 batch 32: out of memory." in text
     assert text.count("\n|") == 3
 

@@ -79,7 +79,7 @@ def test_fine_tuning_stopped_at_every_step_ends_the_same(series: Path, tmp_path:
             os.kill(os.getpid(), signal.SIGTERM)
 
     whole, expected = train(recipe, tmp_path / "whole", average=average)
-    for step in range(1, STEPS):
+    for step in range(1, STEPS + 1):
         with pytest.raises(Interrupted, match=f"stopped after step {step} of {STEPS} of a training with labels"):
             train(recipe, tmp_path / "parts", before_read=stop, average=average)
     fitted, model = train(recipe, tmp_path / "parts", before_read=stop, average=average)

@@ -59,9 +59,9 @@ def test_one_process_is_the_plain_case() -> None:
 
 def test_a_batch_that_cannot_be_shared_is_refused_with_the_numbers() -> None:
     recipe = PretrainRecipe(steps=1, batch=10, accumulate=2)
-    check_shares(recipe, Ranks(0, 5))
-    with pytest.raises(SpecError, match="batch 10 can't be shared evenly by 2 ranks x accumulate 2; choose a multiple"):
-        check_shares(recipe, Ranks(0, 2))
+    check_shares("pretrain", recipe, Ranks(0, 5))
+    with pytest.raises(SpecError, match=r"pretrain\.batch: 10 can't be shared evenly by 2 ranks x accumulate 2"):
+        check_shares("pretrain", recipe, Ranks(0, 2))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without CUDA")

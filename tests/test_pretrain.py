@@ -18,14 +18,25 @@ from torch import nn
 from geomaestro.data.loader import Subset
 from geomaestro.data.reading import Dataset
 from geomaestro.errors import CheckpointError, NonFiniteError
-from geomaestro.learn.checkpoint import convert_state, load_state, newest, save_state
+from geomaestro.learn.checkpoint import (
+    _save_shards,
+    _shards_in,
+    convert_state,
+    load_state,
+    newest,
+    optimiser_tensors,
+    save_state,
+)
+from geomaestro.learn.distributed import Ranks
+from geomaestro.learn.optim import Average, make_adamw, set_learning_rate
 from geomaestro.learn.pretrain import pretrain
 from geomaestro.learn.recipe import PretrainRecipe
 from geomaestro.learn.run import Run
 from geomaestro.learn.stopping import Interrupted, catch_signals
+from geomaestro.learn.watch import Watch
 from geomaestro.models.hub import load_mae
 from geomaestro.models.mae import Mae
-from geomaestro.runs import read_rows
+from geomaestro.runs import read_rows, write_json
 from geomaestro.samples import Sample
 from tests.worlds import (
     Watched,
@@ -156,7 +167,7 @@ def test_a_run_stopped_at_every_step_ends_the_same(earth: Path, tmp_path: Path, 
         if read == 0:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    for step in range(1, 6):
+    for step in range(1, 7):
         with pytest.raises(Interrupted, match=f"stopped after step {step} of 6"):
             train(earth_values(earth), tmp_path, before_read=stop)
     train(earth_values(earth), tmp_path, before_read=stop)
@@ -238,8 +249,74 @@ def test_a_state_makes_a_model_folder(series: Path, tmp_path: Path) -> None:
     (path / "state.json").write_text(json.dumps(about))
     with pytest.raises(CheckpointError, match="a state of a training with labels"):
         convert_state(path, tmp_path / "other")
-    with pytest.raises(CheckpointError, match="unreadable state"):
+    with pytest.raises(CheckpointError, match=r"no state of a training there; below it are .*step-00000006"):
         convert_state(tmp_path, tmp_path / "other")
+
+
+def test_a_state_is_not_written_over_by_itself(tmp_path: Path) -> None:
+    """The state before a step that is not a number may be there already: it must not be lost to a second writing."""
+    model = nn.Linear(2, 2)
+    optimiser = torch.optim.AdamW(model.parameters())
+    save_state(tmp_path, 3, model, optimiser, {})
+    before = (tmp_path / "step-00000003" / "model.safetensors").stat()
+    save_state(tmp_path, 3, model, optimiser, {})
+    after = (tmp_path / "step-00000003" / "model.safetensors").stat()
+    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")  # one process may write shards, too
+def test_shards_are_read_whole_or_refused(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, other = nn.Linear(3, 2), nn.Linear(3, 2)
+    optimiser, theirs = (
+        make_adamw([{"params": list(m.parameters())}], PretrainRecipe(steps=1)) for m in (model, other)
+    )
+    model(torch.ones(1, 3)).sum().backward()
+    optimiser.step()
+    state = tmp_path / "step-00000001"
+    groups = {"model": model.state_dict(), "optimiser": optimiser_tensors(model, optimiser)}
+    _save_shards(state / "shards", groups)
+    write_json(state / "state.json", {"step": 1, "shards": _shards_in(state, Ranks())})
+    assert load_state(state, other, theirs)["step"] == 1
+    assert other.weight.equal(model.weight)
+    moments = optimiser_tensors(other, theirs)
+    assert all(value.equal(moments[name]) for name, value in groups["optimiser"].items()) and len(moments) == 6
+    file = next((state / "shards").iterdir())
+    file.write_bytes(file.read_bytes()[:-4])
+    with pytest.raises(CheckpointError, match=r"safetensors: missing or cut short; remove .*step-00000001"):
+        load_state(state, other, theirs)
+    file.unlink()
+    with pytest.raises(CheckpointError, match="missing or cut short"):
+        convert_state(state, tmp_path / "model")
+
+
+def test_an_accelerator_holds_the_optimiser_still_until_the_host_looks(tmp_path: Path) -> None:
+    """As on CUDA, with torch's own skipping, which the CPU's fused AdamW has too."""
+    weight = nn.Parameter(torch.ones(3))
+    optimiser = make_adamw([{"params": [weight]}], PretrainRecipe(steps=1))
+    set_learning_rate(optimiser, 0.1)
+    average = Average(nn.ParameterList([weight]), 0.5)
+    watch = Watch(optimiser, torch.device("cpu"), lambda found: NonFiniteError(f"step {found.step}"))
+    watch.held = torch.zeros(())
+    optimiser.found_inf = watch.held  # type: ignore[attr-defined]
+    seen = []
+    for step, loss in enumerate([1.0, float("nan"), 2.0]):
+        weight.grad = torch.full((3,), loss)
+        watch.see(step, torch.tensor(loss), torch.tensor(1.0))
+        optimiser.step()
+        average.update(nn.ParameterList([weight]), watch.held)
+        seen.append((weight.detach().clone(), average.weights[0].clone()))
+    assert not seen[0][0].equal(torch.ones(3))
+    assert all(seen[0][i].equal(later[i]) for later in seen[1:] for i in (0, 1))
+    with pytest.raises(NonFiniteError, match="step 1"):
+        watch.look()
+
+
+def test_a_signal_that_nobody_inside_heeded_reaches_who_is_outside() -> None:
+    with catch_signals() as outside:
+        with catch_signals():
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert outside.asked
 
 
 def test_a_second_signal_stops_at_once_and_handlers_come_back() -> None:

@@ -208,5 +208,5 @@ def read_ids(folder: Path) -> list[str]:
 
 
 def test_a_batch_that_cannot_be_shared_is_refused_before_a_folder_is_made(trained: Path) -> None:
-    text = "batch 5 can't be shared evenly by 2 ranks x accumulate 1; choose a multiple of 2"
+    text = "pretrain.batch: 5 can't be shared evenly by 2 ranks x accumulate 1; choose a multiple of 2"
     assert ranks.told(trained / "not shareable, told") == [{"text": text, "made": False}] * 2

@@ -68,6 +68,51 @@ def pretrain(
 
 
 @app.command
+def doctor(
+    recipe: Path,
+    overrides: Overrides = None,
+    /,
+    *,
+    seconds: float = 30.0,
+    run: Path | None = None,
+    memory_gib: float | None = None,
+    out: Path | None = None,
+) -> None:
+    """Look at a recipe before a long run: time, memory, disk, what limits it and what to change. Ends with 1 if it
+    cannot work.
+
+    Args:
+        recipe: a YAML file; see docs/pretrain.md.
+        overrides: settings to change, such as pretrain.batch=64.
+        seconds: how long to look, about.
+        run: the folder that the run would write; runs/NAME by default.
+        memory_gib: memory that the run may take, in place of what this machine has.
+        out: write what was found as JSON.
+    """
+    from rich.console import Console
+
+    from geomaestro.learn.distributed import join_ranks
+    from geomaestro.learn.doctor.examine import examine
+    from geomaestro.learn.doctor.findings import page
+    from geomaestro.learn.recipe import load_recipe
+    from geomaestro.runs import write_json
+
+    settings = load_recipe(recipe, tuple(overrides or ()))
+    folder = run or Path("runs") / settings.name
+    memory = None if memory_gib is None else round(memory_gib * 2**30)
+    with join_ranks(settings.device) as ranks:
+        found = examine(settings, folder, ranks=ranks, seconds=seconds, memory_bytes=memory)
+        (refused,) = ranks.agree(found.advice.refusal is not None)
+        if ranks.first:
+            Console().print(page(found))
+            if out is not None:
+                write_json(out, found.as_json())
+                say("findings", out)
+    if refused:
+        raise SystemExit(1)
+
+
+@app.command
 def evaluate(
     model: str, recipe: Path, overrides: Overrides = None, /, *, out: Path | None = None, resume: Resume = False
 ) -> None:
@@ -115,7 +160,7 @@ def convert(
     from geomaestro.learn.checkpoint import convert_state
     from geomaestro.models.convert import convert_official, write_converted
 
-    if checkpoint.is_dir():
+    if not checkpoint.is_file():
         report = convert_state(checkpoint, out)
     elif config is None:
         raise SpecError(f"{checkpoint}: give its config_resolved.yaml with --config")

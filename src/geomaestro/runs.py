@@ -44,11 +44,14 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 def sync(path: Path) -> None:
     """Wait until a file's content, or a folder's list of names, is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise RunError(f"{path}: could not be written ({error.strerror}); go on when it is back") from None
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -88,8 +88,8 @@ def collate(samples: Sequence[Sample[np.ndarray]], keys: Sequence[int] | None = 
 
 def take(batch: Batch[Any], index: Any) -> Batch[Any]:
     """Rows `index` of a batch held in memory; numpy indexes numpy, torch indexes torch."""
-    ids = np.asarray(batch.ids, dtype=object)[np.asarray(index)]
-    return replace(each_tensor(batch, lambda value: value[index]), ids=tuple(ids))
+    ids = tuple(batch.ids[i] for i in index.tolist())
+    return replace(each_tensor(batch, lambda value: value[index]), ids=ids)
 
 
 def to_torch(batch: Batch[np.ndarray], device: "torch.device | str" = "cpu") -> "Batch[torch.Tensor]":

@@ -50,6 +50,9 @@ def save_state(
     """
     groups = {"model": model.state_dict(), "optimiser": optimiser_tensors(model, optimiser), **(more or {})}
     target = folder / f"step-{step:08d}"
+    (there,) = ranks.agree(ranks.first and (target / "state.json").is_file())
+    if there:  # it is this very state, from before a resumption
+        return
     if ranks.first:
         _make_room(folder, target)
     ranks.wait()
@@ -61,7 +64,7 @@ def save_state(
                 write_atomically(target / f"{name}.safetensors", save({k: v.contiguous() for k, v in tensors.items()}))
         ranks.wait()
         if ranks.first:
-            write_json(target / "state.json", {"step": step, **about})
+            write_json(target / "state.json", {"step": step, "shards": _shards_in(target, ranks), **about})
             sync(folder)
     except RunError:
         shutil.rmtree(target, ignore_errors=True)
@@ -77,7 +80,7 @@ def _make_room(folder: Path, target: Path) -> None:
     whole = set(_whole(folder))
     try:
         for path in folder.glob("step-*"):
-            if path.name not in whole or path == target:
+            if path.name not in whole:
                 _forget(path)
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -88,6 +91,29 @@ def _forget(path: Path) -> None:
     """Remove a state, first of all what says that it is whole: a kill may come between two files."""
     (path / "state.json").unlink(missing_ok=True)
     shutil.rmtree(path)
+
+
+def _shards_in(state: Path, ranks: Ranks) -> dict[str, int]:
+    """Names and bytes of the files of a state's shards; none if it has none.
+
+    Raises:
+        RunError: if the first rank does not see those of all.
+    """
+    files = {path.name: path.stat().st_size for path in sorted((state / SHARDS).glob("*"))}
+    if files and len(files) != ranks.count:
+        raise RunError(
+            f"{state / SHARDS}: holds {len(files)} files of {ranks.count} ranks; the run folder has to lie on a file "
+            "system that all ranks see"
+        )
+    return files
+
+
+def _require_shards(state: Path, about: Mapping[str, Any]) -> None:
+    """Refuse a state of which a file of shards is gone or cut short."""
+    for name, size in about.get("shards", {}).items():
+        path = state / SHARDS / name
+        if not path.is_file() or path.stat().st_size != size:
+            raise CheckpointError(f"{path}: missing or cut short; remove {state} to resume from the state before")
 
 
 def newest(folder: Path) -> Path | None:
@@ -116,6 +142,7 @@ def load_state(
     groups = {"model": model.state_dict(), **(more or {})}
     try:
         about: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        _require_shards(path, about)
         if (path / SHARDS).is_dir() and is_sharded(model):
             moments = _load_shards(path, groups, dict(model.named_parameters()))
         else:
@@ -177,8 +204,12 @@ def convert_state(path: Path, out: Path) -> list[str]:
     Raises:
         CheckpointError: if it is no whole state of a pretraining.
     """
+    if not (path / "state.json").is_file():
+        states = ", ".join(sorted(str(p.parent) for p in path.rglob("state.json"))) if path.is_dir() else ""
+        raise CheckpointError(f"{path}: no state of a training there{f'; below it are {states}' if states else ''}")
     try:
         about = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        _require_shards(path, about)
         weights = read_group(path, "model")
     except (SafetensorError, OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path}: unreadable state ({error})") from None

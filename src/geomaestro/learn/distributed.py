@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributed as dist
 
 from geomaestro.errors import GeomaestroError, RunError, SpecError
@@ -85,6 +85,16 @@ class Ranks:
         parts = [torch.empty_like(mine) for _ in range(self.count)]
         dist.all_gather(parts, mine)
         return parts
+
+    def follow(self, model: nn.Module) -> None:
+        """Take over the weights of the first rank; equal trainings on accelerators may differ by rounding."""
+        if not self.alone:
+            for p in model.parameters():
+                dist.broadcast(p.data, 0)
+
+    def told(self, number: float) -> float:
+        """The first rank's number."""
+        return self.add_numbers([number if self.first else 0.0])[0]
 
     def wait(self) -> None:
         """Until all ranks are here."""

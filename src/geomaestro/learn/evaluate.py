@@ -72,6 +72,9 @@ def check_protocols(recipe: EvaluateRecipe, task: Task) -> None:
         raise SpecError(
             f"evaluate.protocols: {', '.join(wrong)} answer per sample; target {task.name!r} is of pixels, so drop them"
         )
+    for key, training in (("finetune", recipe.finetune), ("scratch", recipe.from_scratch), ("probe", recipe.probe)):
+        if training.class_weights and task.kind != "classes":
+            raise SpecError(f"evaluate.{key}.class_weights: are for tasks of classes; {task.name!r} is of {task.kind}")
     known = metrics.known_metrics(task.kind)
     if recipe.metric is not None and recipe.metric not in known:
         raise SpecError(f"evaluate.metric: {recipe.metric!r} is not one of {', '.join(known)} for {task.kind}")

@@ -17,7 +17,7 @@ from geomaestro.learn.distributed import ALONE, Ranks
 from geomaestro.learn.optim import Average, one_cycle, set_learning_rate, total_gradient_norm
 from geomaestro.learn.recipe import SupervisedRecipe
 from geomaestro.learn.stopping import Interrupted, Stop, catch_signals
-from geomaestro.learn.watch import NonFinite, Watch, report_non_finite
+from geomaestro.learn.watch import NonFinite, Watch, report_non_finite, saved_or_why
 
 T = TypeVar("T")
 
@@ -125,7 +125,7 @@ def fit(lessons: Lessons[T], recipe: SupervisedRecipe, *, peak: float, place: Pl
                 nn.utils.clip_grads_with_norm_(model.parameters(), recipe.clip_norm, norm)
             optimiser.step()
             if average is not None:
-                average.update(model)
+                average.update(model, watch.held)
             if (step + 1) % every == 0 or step + 1 == total:
                 watch.look()
                 _validate(lessons, best, average, step + 1)
@@ -134,7 +134,7 @@ def fit(lessons: Lessons[T], recipe: SupervisedRecipe, *, peak: float, place: Pl
                 watch.look()
                 keeper.save(step + 1)
                 saved_at = time.monotonic()
-            if stops and step + 1 < total:
+            if stops:
                 raise Interrupted(f"stopped after step {step + 1} of {total} of a training with labels, state saved")
     model.load_state_dict(best.weights, strict=True)
     return Fitted(best.score, best.step, total)
@@ -184,9 +184,10 @@ class _Keeper:
 
     def refuse(self, found: NonFinite) -> NonFiniteError:
         """Save what there was before a step whose loss is not a number; the error to raise."""
-        self.save(found.step)
-        names = self.lessons.names(found.step)
-        return report_non_finite(found, self.place.folder, names, writes=self.place.ranks.first)
+        if self.average is not None:
+            self.average.updates = found.step
+        names, saved = self.lessons.names(found.step), saved_or_why(lambda: self.save(found.step))
+        return report_non_finite(found, self.place.folder, names, writes=self.place.ranks.first, remedy=saved)
 
     @contextmanager
     def signals(self) -> Iterator[Stop]:

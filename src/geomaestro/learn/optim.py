@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from geomaestro.learn.recipe import Optimiser
 
@@ -65,7 +66,8 @@ def _level(name: str, depth: int, joint: int) -> int:
 
 def total_gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     """L2 norm of all gradients together."""
-    return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 class Average:
@@ -78,11 +80,17 @@ class Average:
         self.weights = [p.detach().clone() for p in model.parameters()]
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Take one step towards the model's weights."""
+    def update(self, model: nn.Module, held: Tensor | None = None) -> None:
+        """Take one step towards the model's weights; none where `held`, a number on the device, is 1."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(self.weights, [p.detach() for p in model.parameters()], 1 - decay)
+        weights = [p.detach() for p in model.parameters()]
+        if held is None:
+            torch._foreach_lerp_(self.weights, weights, 1 - decay)
+            return
+        moves = torch._foreach_sub(weights, self.weights)
+        torch._foreach_mul_(moves, (1 - decay) * (1 - held))
+        torch._foreach_add_(self.weights, moves)
 
     @torch.no_grad()
     def swap(self, model: nn.Module) -> None:

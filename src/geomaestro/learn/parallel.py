@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from geomaestro.errors import SpecError
 from geomaestro.learn.distributed import Ranks
-from geomaestro.learn.recipe import Parallel, Training
+from geomaestro.learn.recipe import EvaluateRecipe, Parallel, Training
 from geomaestro.nn.transformer import Block, Transformer
 
 MOST_SHAPES = 64  # assumed; of blocks that are compiled
@@ -61,17 +61,28 @@ def backward(loss: Tensor, ranks: Ranks) -> None:
     (loss if ranks.alone else loss * ranks.count).backward()
 
 
-def check_shares(training: Training, ranks: Ranks) -> None:
-    """Refuse a batch that can't be shared evenly, before anything is trained.
+def check_shares(key: str, training: Training, ranks: Ranks) -> None:
+    """Refuse a batch that can't be shared evenly, before anything is trained; `key` is its place in the recipe.
 
     Raises:
         SpecError: naming batch, ranks and parts.
     """
-    if training.batch % (ranks.count * training.accumulate):
+    shares = ranks.count * training.accumulate
+    if training.batch % shares:
         raise SpecError(
-            f"batch {training.batch} can't be shared evenly by {ranks.count} ranks x accumulate {training.accumulate}; "
-            f"choose a multiple of {ranks.count * training.accumulate}"
+            f"{key}.batch: {training.batch} can't be shared evenly by {ranks.count} ranks x accumulate "
+            f"{training.accumulate}; choose a multiple of {shares}"
         )
+
+
+def check_evaluation_shares(recipe: EvaluateRecipe, ranks: Ranks) -> None:
+    """Refuse batches of trainings with labels that can't be shared evenly.
+
+    Raises:
+        SpecError: naming the key, the ranks and the parts.
+    """
+    check_shares("evaluate.finetune", recipe.finetune, ranks)
+    check_shares("evaluate.scratch", recipe.from_scratch, ranks)
 
 
 @torch.no_grad()

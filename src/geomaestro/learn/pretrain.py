@@ -25,7 +25,7 @@ from geomaestro.learn.parallel import accumulating, backward, compile_blocks, re
 from geomaestro.learn.recipe import PretrainRecipe
 from geomaestro.learn.signs import JudgedRows, in_row, sums_of
 from geomaestro.learn.stopping import Interrupted, catch_signals
-from geomaestro.learn.watch import NonFinite, Watch, report_non_finite
+from geomaestro.learn.watch import NonFinite, Watch, report_non_finite, saved_or_why
 from geomaestro.models.mae import Mae, Reconstruction
 from geomaestro.runs import make_folder, read_rows, sync, write_rows
 from geomaestro.samples import Batch
@@ -83,7 +83,7 @@ def pretrain(
                 nn.utils.clip_grads_with_norm_(model.parameters(), recipe.clip_norm, norm)
             optimiser.step()
             step += 1
-            stops, saves = ranks.agree(stop.asked and step < total, stop.asked or saver.due() or step == total)
+            stops, saves = ranks.agree(stop.asked, stop.asked or saver.due() or step == total)
             if saves or logs or watch.at_once:
                 watch.look()
                 shown.update(step, pace.note(step, losses["loss"], len(quarantine.known)))
@@ -130,7 +130,8 @@ def gradients(
     """
     total = None
     if len(parts) > 1 or not ranks.alone:
-        total = ranks.add(torch.stack([model.tally(part, _keys(part)) for part in parts]).sum(dim=0))
+        # whole numbers, also by type: FSDP rounds what is not to the precision of its shards
+        total = ranks.add(torch.stack([model.tally(part, _keys(part)) for part in parts]).sum(dim=0)).long()
     losses: dict[str, Tensor] = {}
     for number, part in enumerate(parts, start=1):
         with accumulating(net, number < len(parts)):
@@ -214,9 +215,8 @@ class Saver:
 
     def refuse(self, found: NonFinite, names: Sequence[str], unreadable: Quarantine) -> NonFiniteError:
         """Write the state before a step that is not a number, and its readable samples; gives the error to raise."""
-        self.save(found.step)
         names = [name for name in names if name not in unreadable.known]
-        hint = f"look at them with `geomaestro replay {self._folder}`, "
+        hint = saved_or_why(lambda: self.save(found.step)) + f"look at them with `geomaestro replay {self._folder}`, "
         return report_non_finite(found, self._folder, names, writes=self._ranks.first, remedy=hint)
 
 

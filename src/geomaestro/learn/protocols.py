@@ -185,7 +185,8 @@ def _probe(bench: Bench, job: Job, peak: float) -> tuple[float, nn.Module]:
     train = Frozen(bench.tokens(Subset(bench.train, index.tolist()), seed), bench.labels("train")[index])
     val = Frozen(bench.val_tokens(seed), bench.labels("val"))
     fitted = probe(head, bench.task, train, val, bench.recipe.probe, metric=bench.metric, seed=bench.seed, peak=peak)
-    return fitted.validation, head
+    bench.ranks.follow(head)
+    return bench.ranks.told(fitted.validation), head
 
 
 def _finetune(bench: Bench, job: Job) -> Answer:

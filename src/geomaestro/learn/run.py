@@ -26,7 +26,7 @@ from geomaestro.learn import metrics
 from geomaestro.learn.allocator import keep_freed_memory
 from geomaestro.learn.distributed import Ranks, choose_device
 from geomaestro.learn.evaluate import Row, check_protocols, evaluate
-from geomaestro.learn.parallel import check_shares, gathered
+from geomaestro.learn.parallel import check_evaluation_shares, check_shares, gathered
 from geomaestro.learn.pictures import pictured, write_pictures
 from geomaestro.learn.pretrain import pretrain
 from geomaestro.learn.protocols import Bench
@@ -220,7 +220,7 @@ def run_recipe(
         GeomaestroError: for anything wrong with recipe, data or folder, before anything is trained where possible.
     """
     run = Run(recipe, folder, command, ranks)
-    bench_task = _check_all(run)
+    bench_task = check_all(run)
     with run.entered(recipe.model_dump(mode="json"), resume=resume):
         encoders, decoder_parameters = pretrain_all(run, tensorboard=tensorboard)
         if recipe.evaluate is not None and bench_task is not None:
@@ -229,13 +229,15 @@ def run_recipe(
     return folder
 
 
-def _check_all(run: Run) -> object:
+def check_all(run: Run) -> object:
     """Check data, model and task before the run folder is made."""
     recipe = run.recipe
     if recipe.pretrain is None:
         raise SpecError(f"{recipe.name}: has no `pretrain`; to evaluate a model use `geomaestro evaluate MODEL RECIPE`")
     spec = run.model_spec()
-    check_shares(recipe.pretrain, run.ranks)
+    check_shares("pretrain", recipe.pretrain, run.ranks)
+    if recipe.evaluate is not None:
+        check_evaluation_shares(recipe.evaluate, run.ranks)
     run.require_likely(run.for_pretraining())
     if recipe.evaluate is None:
         return None
@@ -368,6 +370,7 @@ def evaluate_model(
     check_sensors(sensors, encoder.spec.inputs, need_all=True)
     task = make_task(recipe.evaluate.target, find_target(run.spec, recipe.evaluate.target), encoder.spec)
     check_protocols(recipe.evaluate, task)
+    check_evaluation_shares(recipe.evaluate, run.ranks)
     require_disjoint(run)
     require_label_size(run, task, encoder.spec)
     run.require_likely(run.open(recipe.data.train_split))

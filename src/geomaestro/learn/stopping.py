@@ -37,3 +37,6 @@ def catch_signals() -> Iterator[Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    for handler in before.values():
+        if stop.asked and isinstance(handler, Stop):  # nobody inside has heeded it, so who is outside should
+            handler.asked = True

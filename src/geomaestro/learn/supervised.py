@@ -191,7 +191,7 @@ def probe(
 ) -> Fitted:
     """Train a head alone, on frozen tokens."""
     lessons = Probing(head, task, train, val, recipe, metric, seed)
-    fitted = fit(lessons, recipe, peak=peak)
+    fitted = fit(lessons, recipe, peak=peak, place=Place(Ranks(device=train.x.tokens.device)))
     lessons.scale.fold(head.linear, task)  # type: ignore[arg-type]
     return fitted
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from geomaestro.errors import NonFiniteError
+from geomaestro.errors import NonFiniteError, RunError
 from geomaestro.runs import write_json
 
 REPORT = "non_finite.json"  # in the folder of a training
@@ -42,6 +42,15 @@ def report_non_finite(
     )
 
 
+def saved_or_why(save: Callable[[], None]) -> str:
+    """Save the state before a step that is not a number; if that fails, the step is still to be told of."""
+    try:
+        save()
+    except RunError as error:
+        return f"its state could not be saved ({error}); "
+    return ""
+
+
 class Watch:
     """Sees every step's loss and gradient norm, which are the same on all ranks.
 
@@ -54,10 +63,12 @@ class Watch:
         self.at_once = device.type == "cpu"
         self._stop = stop
         self._unseen: list[tuple[int, Tensor, Tensor]] = []
+        self.held: Tensor | None = None
+        """On an accelerator 1 from the first step on that is not a number, else 0."""
         if not self.at_once:
-            self._held = torch.zeros((), device=device)
+            self.held = torch.zeros((), device=device)
             # torch's fused optimisers skip a step where this is 1, as they do for its gradient scaler
-            optimiser.grad_scale, optimiser.found_inf = None, self._held  # type: ignore[attr-defined]
+            optimiser.grad_scale, optimiser.found_inf = None, self.held  # type: ignore[attr-defined]
 
     def see(self, step: int, loss: Tensor, norm: Tensor) -> None:
         """Look at a step whose gradients are there and whose weights have not moved.
@@ -66,11 +77,11 @@ class Watch:
             NonFiniteError: on a CPU.
         """
         self._unseen.append((step, loss, norm))
-        if self.at_once:
+        if self.held is None:
             self.look()
         else:
             finite = torch.isfinite(loss) & torch.isfinite(norm)
-            self._held.copy_(torch.maximum(self._held, (~finite).to(self._held.dtype)))
+            self.held.copy_(torch.maximum(self.held, (~finite).to(self.held.dtype)))
 
     def look(self) -> None:
         """Wait for the device, and look at what it computed since the last time.
@@ -78,6 +89,8 @@ class Watch:
         Raises:
             NonFiniteError: for the first step that is not a number.
         """
+        if self.held is not None and not self.held:
+            self._unseen.clear()
         for step, loss, norm in self._unseen:
             if not (torch.isfinite(loss) and torch.isfinite(norm)):
                 raise self._stop(NonFinite(step, loss.item(), norm.item()))

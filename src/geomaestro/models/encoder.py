@@ -350,7 +350,8 @@ def _code_table(
     sequences: SequenceSet, bases: tuple[tuple[int, int], ...], dim: int, date_channels: int, device: torch.device
 ) -> Tensor:
     parts = []
-    for strand, base in zip(sequences.strands, bases, strict=True):
-        codes = place_codes(base, strand.grid, dim, date_channels)
-        parts.append(codes if sequences.per_date else codes.repeat(strand.dates, 1))
-    return torch.cat(parts).to(device)
+    with torch.inference_mode(False), torch.no_grad():
+        for strand, base in zip(sequences.strands, bases, strict=True):
+            codes = place_codes(base, strand.grid, dim, date_channels)
+            parts.append(codes if sequences.per_date else codes.repeat(strand.dates, 1))
+        return torch.cat(parts).to(device)

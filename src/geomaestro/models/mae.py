@@ -308,7 +308,7 @@ def hidden_slots(sequences: SequenceSet, hidden: Hidden) -> list[tuple[Strand, T
 
 def _tokens_per_sample(cut: Patches) -> Tensor:
     """Present tokens of a sensor in a sample, on average over the batch."""
-    tokens = cut.values.new_tensor(cut.values.shape[1] * cut.values.shape[2], dtype=torch.float32)
+    tokens = cut.values.new_full((), cut.values.shape[1] * cut.values.shape[2], dtype=torch.float32)
     return tokens if cut.present is None else tokens * cut.present.float().mean()
 
 

@@ -49,5 +49,5 @@ def error_sum(rebuilt: Tensor, target: Tensor, weight: Tensor | None, loss: Loss
     """Sum of errors and number of values (r k p c) counted; `weight` (r k p) is 0 where a pixel does not count."""
     error = (rebuilt - target).abs() if loss == "l1" else (rebuilt - target).square()
     if weight is None:
-        return error.sum(), torch.tensor(float(error.numel()), device=error.device)
+        return error.sum(), error.new_full((), float(error.numel()))
     return (error * weight[..., None]).sum(), weight.sum() * error.shape[-1]

@@ -4,6 +4,7 @@ Axes: b sample, t date, c band, h row, w column, n patch, p pixel of a patch.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from einops import rearrange
@@ -50,7 +51,14 @@ def scale_pixels(images: Tensor, sensor: Sensor) -> Tensor:
 
 
 def _per_band(value: float | tuple[float, ...], like: Tensor) -> Tensor | float:
-    return like.new_tensor(value)[:, None, None] if isinstance(value, tuple) else value
+    return _bands(value, like.device) if isinstance(value, tuple) else value
+
+
+@lru_cache(maxsize=256)
+def _bands(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Values per band (c 1 1), copied to a device once: a copy at each step would wait for it."""
+    with torch.inference_mode(False), torch.no_grad():
+        return torch.tensor(values, device=device)[:, None, None]
 
 
 def resize_pixels(images: Tensor, how: Input, name: str) -> Tensor:

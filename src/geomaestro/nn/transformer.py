@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from geomaestro.nn.frugal import attend_in_parts, gelu_linear, norm_linear
+from geomaestro.nn.attention import attend_in_parts
 from geomaestro.nn.gather import pick
 
 # Longest sequence whose scores are formed outright on a CPU, in tokens. Measured on a Zen 5, forward and backward:
@@ -37,15 +37,15 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * inner, bias=False)
         self.out = nn.Linear(inner, dim)
 
-    def forward(self, x: Tensor, attendable: Tensor | None, asking: Tensor | None) -> Tensor:
-        """(r l d) -> (r l d), or (r k d) where only the tokens `asking` (r k d) of x ask."""
-        if asking is None:
-            qkv = norm_linear(x, self.norm, self.qkv.weight, None)
-            q, k, v = (self._split(part) for part in qkv.chunk(3, dim=-1))
+    def forward(self, x: Tensor, attendable: Tensor | None, keep: Tensor | None) -> Tensor:
+        """(r l d) -> (r l d), or (r k d) where only the tokens `keep` (r k) ask."""
+        x = self.norm(x)
+        if keep is None:
+            q, k, v = (self._split(part) for part in self.qkv(x).chunk(3, dim=-1))
         else:
             to_q, to_kv = self.qkv.weight.tensor_split([self.out.in_features])
-            q = self._split(norm_linear(asking, self.norm, to_q, None))
-            k, v = (self._split(part) for part in norm_linear(x, self.norm, to_kv, None).chunk(2, dim=-1))
+            q = self._split(functional.linear(pick(x, keep), to_q))
+            k, v = (self._split(part) for part in functional.linear(x, to_kv).chunk(2, dim=-1))
         heard = attend(q, k, v, attendable)
         out: Tensor = self.out(heard.transpose(1, 2).flatten(2))
         return out
@@ -64,7 +64,8 @@ class Mlp(nn.Module):
         self.down = nn.Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return gelu_linear(norm_linear(x, self.norm, self.up.weight, self.up.bias), self.down)
+        out: Tensor = self.down(functional.gelu(self.up(self.norm(x))))
+        return out
 
 
 class Block(nn.Module):
@@ -77,9 +78,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, attendable: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
         """(r l d) -> (r l d), or (r k d) with `keep`."""
-        asking = None if keep is None else pick(x, keep)
-        heard = self.attention(x, attendable, asking)
-        x = (x if asking is None else asking) + heard
+        heard = self.attention(x, attendable, keep)
+        x = (x if keep is None else pick(x, keep)) + heard
         out: Tensor = x + self.mlp(x)
         return out
 

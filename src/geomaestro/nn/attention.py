@@ -1,49 +1,23 @@
-"""Layers on the CPU that keep little for the backward pass: what is cheap to make again is made again.
+"""Attention on the CPU with all scores of some heads in memory at a time.
 
-Numbers are those of torch's own layers. Other devices keep torch's kernels, which are fused there. Weights enter as
-arguments, so that autograd owns their gradients (a sharded weight is whole only inside its block's own passes).
+Scores of short sequences are kept for the backward pass, those of long ones are formed again. Other devices have
+torch's fused kernels.
 
-Axes: r sequence, l token, k asking token, h head, d width, e width out, n any leading axes.
+Axes: r sequence, l token, k asking token, h head, d width.
 """
 
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
 PART = 2**24  # scores formed at once, 64 MiB; measured: smaller parts, though they stay in the cache, are no faster
 # Longest sequence, in tokens, whose scores are kept. Measured: to form them again is a fifth to a third of attention's
 # time, more in bfloat16, whose softmax is slow; over longer sequences scores are what fills memory.
 LONGEST_KEPT = {torch.float32: 256, torch.bfloat16: 1024}
-
-
-def norm_linear(x: Tensor, norm: nn.LayerNorm, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`linear(norm(x), weight, bias)`, (n d) -> (n e)."""
-    if _leave_to_torch(x):
-        return functional.linear(norm(x), weight, bias)
-    out: Tensor = _NormLinear.apply(x, norm.weight, norm.bias, weight, bias, norm.eps)
-    return out
-
-
-def gelu_linear(x: Tensor, linear: nn.Linear) -> Tensor:
-    """`linear(gelu(x))`, (n d) -> (n e)."""
-    out: Tensor
-    if _leave_to_torch(x):
-        out = linear(functional.gelu(x))
-    else:
-        out = _GeluLinear.apply(x, linear.weight, linear.bias)
-    return out
-
-
-def _leave_to_torch(x: Tensor) -> bool:
-    """True on other devices, and under autocast: there torch keeps rounded tensors of half the size, and to make them
-    again takes 5 % of a step (measured), for GELU is slow in bfloat16 and the norm has to be rounded again.
-    """
-    return not x.is_cpu or torch.is_autocast_enabled("cpu")
 
 
 def attend_in_parts(q: Tensor, k: Tensor, v: Tensor, attendable: Tensor | None) -> Tensor:
@@ -55,65 +29,8 @@ def attend_in_parts(q: Tensor, k: Tensor, v: Tensor, attendable: Tensor | None) 
     return out
 
 
-def _linear_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, needs: tuple[bool, bool, bool]
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of `linear` in x, weight and bias, where needed."""
-    flat = grad.flatten(0, -2)
-    to_weight = flat.T @ x.flatten(0, -2) if needs[1] else None
-    to_bias = flat.sum(dim=0) if needs[2] else None
-    return grad @ weight if needs[0] else None, to_weight, to_bias
-
-
-class _NormLinear(Function):
-    """Keeps x and two numbers per token; the normalised tokens are made again."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, gain: Tensor, shift: Tensor, weight: Tensor, bias: Tensor | None, eps: float
-    ) -> Any:
-        normed, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], gain, shift, eps)
-        ctx.save_for_backward(x, mean, rstd, gain, shift, weight)
-        ctx.eps = eps
-        return functional.linear(normed, weight, bias)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        x, mean, rstd, gain, shift, weight = ctx.saved_tensors
-        needs = ctx.needs_input_grad
-        with torch.autocast("cpu", enabled=False):
-            normed = torch.native_layer_norm(x, x.shape[-1:], gain, shift, ctx.eps)[0]
-            to_normed, to_weight, to_bias = _linear_backward(grad, normed, weight, (any(needs[:3]), *needs[3:5]))
-            del normed
-            to_x = to_gain = to_shift = None
-            if to_normed is not None:
-                to_x, to_gain, to_shift = torch.ops.aten.native_layer_norm_backward(
-                    to_normed, x, x.shape[-1:], mean, rstd, gain, shift, needs[:3]
-                )
-        return to_x, to_gain, to_shift, to_weight, to_bias, None
-
-
-class _GeluLinear(Function):
-    """Keeps x alone; GELU is made again."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Any:
-        ctx.save_for_backward(x, weight)
-        return functional.linear(functional.gelu(x), weight, bias)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        x, weight = ctx.saved_tensors
-        with torch.autocast("cpu", enabled=False):
-            to_active, to_weight, to_bias = _linear_backward(grad, functional.gelu(x), weight, ctx.needs_input_grad)
-            to_x = None if to_active is None else torch.ops.aten.gelu_backward(to_active, x)
-        return to_x, to_weight, to_bias
-
-
 class _Attend(Function):
-    """Works part by part, so that scores stay in the cache; over long sequences they are formed again."""
+    """Works part by part; over long sequences scores are formed again in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, attendable: Tensor | None) -> Tensor:
