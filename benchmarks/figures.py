@@ -14,7 +14,9 @@ def new_figure(rows: int, columns: int) -> tuple[Any, Any]:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    return pyplot.subplots(rows, columns, figsize=(3.6 * columns, 3.0 * rows), squeeze=False, layout="constrained")
+    return pyplot.subplots(
+        rows, columns, figsize=(max(3.6 * columns, 6.4), 3.0 * rows), squeeze=False, layout="constrained"
+    )
 
 
 def style_of(curve: str) -> dict[str, Any]:
@@ -38,7 +40,13 @@ def save(figure: Any, path: Path, title: str, *, legend_each: bool = False) -> N
         if legend_each and panel.get_legend_handles_labels()[1]:
             panel.legend(fontsize=7, loc="upper left")
     if not legend_each:
-        figure.legend(labels.values(), labels.keys(), loc="outside lower center", ncols=4, fontsize=8)
+        figure.legend(
+            labels.values(),
+            labels.keys(),
+            loc="outside lower center",
+            ncols=2 if figure.get_figwidth() < 10 else 4,
+            fontsize=8,
+        )
     figure.suptitle(title, fontsize=10)
     figure.savefig(path, dpi=100, metadata={"Software": None})
     pyplot.close(figure)
