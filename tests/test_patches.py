@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from geomaestro.errors import SpecError
 from geomaestro.nn.patches import Embedding, Tokeniser, patchify, unpatchify
-from geomaestro.nn.pixels import make_patches, resize_pixels, scale_pixels
+from geomaestro.nn.pixels import make_patches, make_presence, resize_pixels, scale_pixels
 from geomaestro.sensors import Scaling, Sensor
 from tests.made import model_input, shaken
 
@@ -208,3 +208,19 @@ def test_all_valid_gives_the_same_patches_as_no_validity_at_all(resize: str) -> 
     assert checked.valid is not None
     assert checked.valid.all()
     assert checked.grid == (2, 3)
+
+
+@pytest.mark.parametrize("resize", ["none", "nearest", "bilinear"])
+@pytest.mark.parametrize("told", [False, True], ids=["complete", "with holes"])
+def test_presence_is_that_of_the_patches(resize: str, told: bool) -> None:
+    """What there is can be known without the pixels, also where images are resized."""
+    size = (4, 6) if resize == "none" else (7, 5)
+    source = model_input(5, (4, 6), 2, 3, resize=resize)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(2, 3, 5, *size, generator=generator)
+    valid = torch.rand(2, 3, *size, generator=generator) > 0.4
+    there = (torch.tensor([[True, True, False], [True, False, True]]), valid) if told else ()
+    whole, told_of = make_patches(images, source, "s2", *there), make_presence(images, source, "s2", *there)
+    assert told_of.grid == whole.grid and told_of.values.shape[:-1] == whole.values.shape[:-1]
+    for ours, theirs in ((told_of.valid, whole.valid), (told_of.present, whole.present)):
+        assert (ours is None and theirs is None) or (ours is not None and theirs is not None and ours.equal(theirs))

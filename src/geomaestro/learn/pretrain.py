@@ -25,7 +25,7 @@ from geomaestro.learn.parallel import accumulating, backward, compile_blocks, re
 from geomaestro.learn.recipe import PretrainRecipe
 from geomaestro.learn.signs import JudgedRows, in_row, sums_of
 from geomaestro.learn.stopping import Interrupted, catch_signals
-from geomaestro.learn.watch import NonFinite, Watch, report_non_finite, saved_or_why
+from geomaestro.learn.watch import REPORT, NonFinite, Watch, report_non_finite, saved_or_why
 from geomaestro.models.mae import Mae, Reconstruction
 from geomaestro.runs import make_folder, read_rows, sync, write_rows
 from geomaestro.samples import Batch
@@ -209,6 +209,7 @@ class Saver:
         """Write the state after `step` steps; all ranks do."""
         if self._ranks.first:
             sync(self._folder / METRICS)
+            (self._folder / REPORT).unlink(missing_ok=True)  # its step is passed, or will be told of again
         about = {"elapsed_s": self._pace.elapsed_s(), "mae": self._model.spec.model_dump(mode="json")}
         save_state(self._folder / "checkpoints", step, self._model, self._optimiser, about, ranks=self._ranks)
         self._saved_at = time.monotonic()

@@ -392,5 +392,4 @@ def environment(ranks: Ranks) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "ranks": ranks.count,
         "geomaestro": version("geomaestro"),
-        "git": None,
     }

@@ -3,7 +3,7 @@
 Axes: b sample, t date, s token map (band group x date), n place, r sequence, l token of a sequence, d width.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import lcm
@@ -19,7 +19,7 @@ from geomaestro.nn.fusion import FUSIONS, Fusion, FusionName, SequenceSet, Stran
 from geomaestro.nn.gather import pick
 from geomaestro.nn.masking import Hidden
 from geomaestro.nn.patches import Tokeniser, TokenNorm
-from geomaestro.nn.pixels import Patches, make_patches
+from geomaestro.nn.pixels import Patches, make_patches, make_presence
 from geomaestro.nn.positions import DATE_CHANNELS, date_codes, place_codes
 from geomaestro.nn.transformer import Transformer
 from geomaestro.samples import Batch
@@ -207,9 +207,12 @@ class Encoder(nn.Module):
             patches=patches,
         )
 
-    def cut(self, batch: Batch[Tensor]) -> tuple[dict[str, Patches], list[SequenceSet]]:
-        """Pixels -> patches per sensor, and the sequences that their tokens will be laid out in."""
-        patches = {name: self._patches(batch, name) for name in self.known_sensors(batch)}
+    def cut(self, batch: Batch[Tensor], *, pixels: bool = True) -> tuple[dict[str, Patches], list[SequenceSet]]:
+        """Pixels -> patches per sensor, and the sequences that their tokens will be laid out in; without `pixels` the
+        patches only say what there is.
+        """
+        make = make_patches if pixels else make_presence
+        patches = {name: self._patches(batch, name, make) for name in self.known_sensors(batch)}
         dates = {name: batch.images[name].shape[1] for name in patches}
         strands = make_strands(self.spec.inputs, {name: p.grid for name, p in patches.items()}, dates)
         return patches, lay_out(strands, self.spec.inputs, self.fusion)
@@ -227,14 +230,14 @@ class Encoder(nn.Module):
             )
         return known
 
-    def _patches(self, batch: Batch[Tensor], name: str) -> Patches:
+    def _patches(self, batch: Batch[Tensor], name: str, make: Callable[..., Patches]) -> Patches:
         source = self.spec.inputs[name]
         bands = batch.images[name].shape[2]
         if bands != len(source.sensor.bands):
             raise SpecError(f"sensor {name!r}: the batch has {bands} bands, the encoder {len(source.sensor.bands)}")
         if batch.complete.get(name, False):
-            return make_patches(batch.images[name], source, name)
-        return make_patches(batch.images[name], source, name, batch.present[name], batch.valid[name])
+            return make(batch.images[name], source, name)
+        return make(batch.images[name], source, name, batch.present[name], batch.valid[name])
 
     def _dates(self, sequences: SequenceSet, batch: Batch[Tensor]) -> Tensor:
         parts = []

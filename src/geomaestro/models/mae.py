@@ -141,7 +141,7 @@ class Mae(nn.Module):
 
         Of use where a batch is computed in parts: the sum of the parts' tallies is `forward`'s `total`.
         """
-        patches, sets = self.encoder.cut(batch)
+        patches, sets = self.encoder.cut(batch, pixels=False)
         split = hide(sets, join_present(sets, patches), self.spec.hiding, keys)
         out = torch.zeros(len(self.spec.encoder.inputs), 3, dtype=torch.float64, device=keys.device)
         out[:, 2] = len(batch)

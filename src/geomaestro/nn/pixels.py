@@ -98,6 +98,26 @@ def make_patches(
     return Patches(patchify(x, size), (x.shape[-2] // size, x.shape[-1] // size), None, None)
 
 
+def make_presence(
+    images: Tensor, source: ModelInput, name: str, present: Tensor | None = None, valid: Tensor | None = None
+) -> Patches:
+    """As `make_patches` without the pixels: `values` (b t n p 1) have their shape alone."""
+    size = source.input.patch_px
+    measured = torch.ones_like(images[:, :1, :1, :, :]) if valid is None else valid[:, :, None]
+    share = resize_pixels(measured.float(), source.input, name)
+    grid = share.shape[-2] // size, share.shape[-1] // size
+    values = share.new_empty(()).expand(*images.shape[:2], grid[0] * grid[1], size**2, 1)
+    if present is None:
+        return Patches(values, grid, None, None)
+    known = _known_pixels(share, present, size)
+    return Patches(values, grid, known, known.any(dim=-1))
+
+
+def _known_pixels(share: Tensor, present: Tensor, size: int) -> Tensor:
+    """Which pixels (b t n p) of present dates (b t) were measured, by more than half of what they were resized from."""
+    return rearrange(patchify(share > 0.5, size), "b t n p 1 -> b t n p") & present[:, :, None, None]
+
+
 def _checked_patches(x: Tensor, source: ModelInput, name: str, present: Tensor, valid: Tensor) -> Patches:
     """As `make_patches`, where not every pixel was measured; an invalid pixel never runs into a valid one."""
     size = source.input.patch_px
@@ -106,7 +126,7 @@ def _checked_patches(x: Tensor, source: ModelInput, name: str, present: Tensor, 
     if source.input.resize in ("bilinear", "bicubic") and tuple(valid.shape[-2:]) != source.input.size_px:
         x = x / share.clamp(min=0.5)  # the mean of the measured pixels alone
     grid = x.shape[-2] // size, x.shape[-1] // size
-    known = rearrange(patchify(share > 0.5, size), "b t n p 1 -> b t n p") & present[:, :, None, None]
+    known = _known_pixels(share, present, size)
     values = patchify(x, size)
     return Patches(_fill(values, known), grid, known, known.any(dim=-1))
 
