@@ -88,7 +88,7 @@ class Transformer(nn.Module):
     """Blocks and a closing LayerNorm.
 
     With `recompute` a training step keeps the blocks' inputs alone and runs each block again in its backward pass:
-    a third more work for a fraction of the memory, and the same numbers.
+    one forward pass more for a fraction of the memory, and the same numbers.
     """
 
     recompute: bool = False
