@@ -11,10 +11,12 @@ from cyclopts import App, Parameter
 
 from geomaestro import __version__
 from geomaestro.cli_data import data, say
+from geomaestro.cli_select import select
 from geomaestro.errors import GeomaestroError, SpecError
 
 app = App(name="geomaestro", version=__version__, help="Pretrain, evaluate and apply geospatial foundation models.")
 app.command(data)
+app.command(select, name="*")
 
 OTHERS_WAIT_S = 5.0  # assumed; torchrun looks after its processes ten times a second
 
