@@ -31,13 +31,16 @@ class Scaling(Strict):
     """Stored number -> model input: ((ln(max(x, 1e-10)) if log else x) - subtract) / divide_by, band by band.
 
     `heights` then replaces every band but the first by 30 * (first - band), as the official code does for a
-    surface and a terrain model. Source: official code.
+    surface and a terrain model. `eight_bit` makes floor(255 y) / 255 of y cut to 0..1, as an 8-bit image would hold it.
+    Source: official codes of MAESTRO; of SatMAE for `eight_bit`, with subtract = mean - 2 deviations, divide_by = 4
+    deviations of each band.
     """
 
     log: bool = False
     subtract: float | tuple[float, ...] = 0.0
     divide_by: float | tuple[float, ...] = 1.0
     heights: bool = False
+    eight_bit: bool = False
 
 
 class Sensor(Strict):

@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from geomaestro.learn.losses import task_loss
+from geomaestro.models.autoencoder import split_tokens
 from geomaestro.models.convert import LOSSES, translate
 from geomaestro.models.encoder import Tokens, gather_maps
 from geomaestro.models.mae import Mae, Reconstruction
@@ -142,7 +143,7 @@ def compare_gradients(case: Case, stored: dict[str, float]) -> None:
 def test_visible_tokens_equal_the_stored_ones(case: Case) -> None:
     encoder = case.mae.encoder
     laid = encoder.lay_out(case.batch)
-    split = case.mae._split(laid, None, hidden_of(case))
+    split = split_tokens(laid, case.mae.spec.hiding, None, hidden_of(case))
     visible = encoder.encode_visible(laid, split)
     stored = case.arrays("pretrain")
     for key, x in by_official_visible(laid.sets, visible).items():

@@ -44,6 +44,11 @@ class Subset:
         names = self.dataset.ids()
         return [names[i] for i in self.index]
 
+    def places(self) -> list[tuple[float, float] | None]:
+        """Longitude and latitude of the samples, in order."""
+        places = self.dataset.places()
+        return [places[i] for i in self.index]
+
     def labels(self, target: str) -> np.ndarray:
         """Labels of the samples, in order."""
         return self.dataset.labels(target)[self.index]
@@ -66,6 +71,10 @@ class Remembered:
     def ids(self) -> list[str]:
         """Names of the samples, in order."""
         return self.dataset.ids()
+
+    def places(self) -> list[tuple[float, float] | None]:
+        """Longitude and latitude of the samples, in order."""
+        return self.dataset.places()
 
     def labels(self, target: str) -> np.ndarray:
         """Labels of the samples, in order."""

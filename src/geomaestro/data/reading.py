@@ -65,6 +65,10 @@ class Dataset(Protocol):
         """Names of the samples, in order."""
         ...
 
+    def places(self) -> list[tuple[float, float] | None]:
+        """Longitude and latitude of the samples in degrees, where they are known without reading images."""
+        ...
+
     def labels(self, target: str) -> np.ndarray:
         """Labels of all samples of a target, in order."""
         ...

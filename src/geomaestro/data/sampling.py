@@ -52,6 +52,10 @@ class SceneDataset:
         side = self.spec.crop.cover
         return [f"{name}/{row}-{col}" for name in self.scenes.ids() for row in range(side) for col in range(side)]
 
+    def places(self) -> list[tuple[float, float] | None]:
+        """Longitude and latitude of the samples in degrees, where they are known; of a crop those of its scene."""
+        return [place for place in self.scenes.places() for _ in range(self.parts)]
+
     def labels(self, target: str) -> np.ndarray:
         """Labels of all samples of a target, in order."""
         how = self.spec.targets[target]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from geomaestro.learn.distributed import ALONE
 from geomaestro.learn.optim import total_gradient_norm
 from geomaestro.learn.pretrain import Rebuilding, gradients
-from geomaestro.models.mae import Mae
+from geomaestro.models.autoencoder import Autoencoder
 from geomaestro.samples import Batch, take
 
 
@@ -56,7 +56,7 @@ class Alone:
     sensors: tuple[str, ...] = ()
 
 
-def compute(model: Mae, parts: Sequence[Batch[Tensor]], precision: str) -> Pass:
+def compute(model: Autoencoder, parts: Sequence[Batch[Tensor]], precision: str) -> Pass:
     """Losses and gradients as in a step of training; the gradients stay in the parameters."""
     model.zero_grad(set_to_none=True)
     losses = gradients(Rebuilding(model, precision), model, parts, ALONE)
@@ -68,7 +68,7 @@ def singles(part: Batch[Tensor]) -> list[Batch[Tensor]]:
     return [take(part, torch.tensor([row], device=part.reference_date.device)) for row in range(len(part))]
 
 
-def look_at_each(model: Mae, part: Batch[Tensor], precision: str) -> list[Alone]:
+def look_at_each(model: Autoencoder, part: Batch[Tensor], precision: str) -> list[Alone]:
     """Every sample of a part, alone."""
     found = []
     for one in singles(part):
@@ -89,7 +89,7 @@ def _pixels(one: Batch[Tensor], sensor: str) -> Pixels:
     return Pixels(len(values), len(values) - len(good), good.min().item(), good.max().item(), good.mean().item())
 
 
-def to_blame(model: Mae, one: Batch[Tensor], pixels: Mapping[str, Pixels]) -> tuple[str, ...]:
+def to_blame(model: Autoencoder, one: Batch[Tensor], pixels: Mapping[str, Pixels]) -> tuple[str, ...]:
     """Sensors of a sample whose pixels are not numbers; or else those that suffice for a loss that is none, the others'
     pixels being 0.
     """
@@ -103,7 +103,7 @@ def to_blame(model: Mae, one: Batch[Tensor], pixels: Mapping[str, Pixels]) -> tu
     return tuple(blamed) if len(blamed) < len(one.images) or len(blamed) == 1 else ()
 
 
-def first_not_finite(model: Mae, one: Batch[Tensor], precision: str) -> str:
+def first_not_finite(model: Autoencoder, one: Batch[Tensor], precision: str) -> str:
     """Where a sample's numbers stop being finite: a module's output, a loss, or a gradient."""
     seen: list[str] = []
 

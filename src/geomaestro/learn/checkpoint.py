@@ -19,11 +19,10 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from geomaestro.config import check
 from geomaestro.errors import CheckpointError, RunError
 from geomaestro.learn.distributed import ALONE, Ranks
 from geomaestro.models.hub import fill, require_fit, save_mae
-from geomaestro.models.mae import Mae, MaeSpec
+from geomaestro.models.kinds import read_autoencoder
 from geomaestro.runs import sync, write_atomically, write_json
 
 KEEP = 2  # the one before the last is kept in case the last turns out damaged
@@ -215,7 +214,7 @@ def convert_state(path: Path, out: Path) -> list[str]:
         raise CheckpointError(f"{path}: unreadable state ({error})") from None
     if "mae" not in about:
         raise CheckpointError(f"{path}: a state of a training with labels; only those of a pretraining make a model")
-    model = Mae(check(MaeSpec, about["mae"], f"{path / 'state.json'}: mae"))
+    model = read_autoencoder(about, f"{path / 'state.json'}: mae")
     fill(model, weights, str(path))
     save_mae(out, model, origin={"state": path.name, "steps": about["step"]})
     return [f"{len(weights)} tensors of encoder and decoder after {about['step']} steps, every one in its place"]

@@ -11,13 +11,13 @@ from geomaestro.errors import SpecError
 from geomaestro.learn import metrics
 from geomaestro.learn.log import bar
 from geomaestro.learn.protocols import ANSWERS, WORK, Bench, Job
-from geomaestro.learn.recipe import EvaluateRecipe, LabelCount, Protocol
+from geomaestro.learn.recipe import BASELINES, EvaluateRecipe, LabelCount
+from geomaestro.learn.regions import by_region
 from geomaestro.learn.stopping import Interrupted, catch_signals
 from geomaestro.models.task import Task
 from geomaestro.runs import append_row, make_folder, read_rows
 
 Row = dict[str, Any]
-ONCE: tuple[Protocol, ...] = ("from scratch", "random forest")  # need no pretrained encoder
 
 
 def jobs(recipe: EvaluateRecipe, seeds: int) -> list[Job]:
@@ -28,7 +28,7 @@ def jobs(recipe: EvaluateRecipe, seeds: int) -> list[Job]:
         draws = recipe.draws if count.per_class is not None or count.share is not None else 1
         for protocol in recipe.protocols:
             for draw in range(draws):
-                out += [Job(protocol, count, draw, s) for s in ([None] if protocol in ONCE else range(seeds))]
+                out += [Job(protocol, count, draw, s) for s in ([None] if protocol in BASELINES else range(seeds))]
     return out
 
 
@@ -113,5 +113,6 @@ def run_job(bench: Bench, job: Job) -> Row | None:
         "classes": list(bench.task.classes),
         "confusion": None if scored.confusion is None else scored.confusion.tolist(),
         "per_class": scored.per_class,
+        "regions": by_region(bench, logits),
         "chosen": note,
     }

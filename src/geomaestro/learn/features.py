@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from geomaestro.data.loader import evaluation_batches, without_samples
 from geomaestro.data.reading import Dataset
 from geomaestro.learn.distributed import ALONE, Ranks
-from geomaestro.models.encoder import Encoder, Tokens
+from geomaestro.models.base import TokenEncoder, Tokens
 from geomaestro.models.task import HeadInput, Task, head_input
 from geomaestro.samples import Batch, to_device
 
@@ -32,19 +32,19 @@ def own_batches(dataset: Dataset, batch: int, ranks: Ranks, *, in_step: bool = F
 
 
 @torch.no_grad()
-def encode(encoder: Encoder, dataset: Dataset, *, batch: int, ranks: Ranks = ALONE) -> Iterator[Tokens]:
+def encode(encoder: TokenEncoder, dataset: Dataset, *, batch: int, ranks: Ranks = ALONE) -> Iterator[Tokens]:
     """Tokens of the samples that this rank computes, in order."""
     encoder.to(ranks.device).eval()
     for item in own_batches(dataset, batch, ranks):
         yield encoder(item)
 
 
-def pooled_features(encoder: Encoder, dataset: Dataset, *, batch: int, ranks: Ranks = ALONE) -> Tensor:
+def pooled_features(encoder: TokenEncoder, dataset: Dataset, *, batch: int, ranks: Ranks = ALONE) -> Tensor:
     """Mean features (n d) of every sample, on the host of all ranks."""
     return ranks.join(torch.cat([t.pooled().float().cpu() for t in encode(encoder, dataset, batch=batch, ranks=ranks)]))
 
 
-def date_features(encoder: Encoder, dataset: Dataset, *, batch: int, ranks: Ranks = ALONE) -> Tensor:
+def date_features(encoder: TokenEncoder, dataset: Dataset, *, batch: int, ranks: Ranks = ALONE) -> Tensor:
     """Mean features of every sensor and date side by side, (n f), on the host; an absent date counts as zero."""
     parts = []
     for tokens in encode(encoder, dataset, batch=batch, ranks=ranks):
@@ -54,7 +54,7 @@ def date_features(encoder: Encoder, dataset: Dataset, *, batch: int, ranks: Rank
 
 
 def head_inputs(
-    encoder: Encoder, dataset: Dataset, head: nn.Module, task: Task, *, batch: int, ranks: Ranks = ALONE
+    encoder: TokenEncoder, dataset: Dataset, head: nn.Module, task: Task, *, batch: int, ranks: Ranks = ALONE
 ) -> HeadInput:
     """What the task's head looks at, of every sample, on the device."""
     parts = [head_input(head, task, t) for t in encode(encoder, dataset, batch=batch, ranks=ranks)]

@@ -6,14 +6,19 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from geomaestro.learn.augment import Change
 from geomaestro.samples import Batch, each_tensor, to_device
 
 
 class Feed:
-    """The parts of each step on the device; on CUDA those of the next step are copied while this one is computed."""
+    """The parts of each step on the device, changed there if told how; on CUDA those of the next step are copied while
+    this one is computed.
+    """
 
-    def __init__(self, batches: Iterator[Batch[Tensor]], device: torch.device, parts: int = 1) -> None:
-        self.batches, self.device, self.parts = batches, device, parts
+    def __init__(
+        self, batches: Iterator[Batch[Tensor]], device: torch.device, parts: int = 1, change: Change | None = None
+    ) -> None:
+        self.batches, self.device, self.parts, self.change = batches, device, parts, change
         self.waited_s = 0.0
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
@@ -33,7 +38,7 @@ class Feed:
         started_at = time.monotonic()
         step = [to_device(part, self.device) for _, part in zip(range(self.parts), self.batches)]  # noqa: B905
         self.waited_s += time.monotonic() - started_at
-        return step
+        return step if self.change is None else [self.change(part) for part in step]
 
     def _copied(self, stream: torch.cuda.Stream) -> list[Batch[Tensor]]:
         with torch.cuda.stream(stream):

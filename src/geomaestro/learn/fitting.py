@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from geomaestro.errors import NonFiniteError
 from geomaestro.learn.checkpoint import load_state, newest, save_state
 from geomaestro.learn.distributed import ALONE, Ranks
-from geomaestro.learn.optim import Average, one_cycle, set_learning_rate, total_gradient_norm
+from geomaestro.learn.optim import Average, learning_rate, set_learning_rate, total_gradient_norm
 from geomaestro.learn.recipe import SupervisedRecipe
 from geomaestro.learn.stopping import Interrupted, Stop, catch_signals
 from geomaestro.learn.watch import NonFinite, Watch, report_non_finite, saved_or_why
@@ -115,8 +115,7 @@ def fit(lessons: Lessons[T], recipe: SupervisedRecipe, *, peak: float, place: Pl
             if recipe.patience is not None and best.since >= recipe.patience:
                 break
             model.train()
-            lr = one_cycle(step, total=total, peak=peak, warmup=recipe.warmup, final_factor=recipe.final_factor)
-            set_learning_rate(optimiser, lr)
+            set_learning_rate(optimiser, learning_rate(step, total, peak, recipe))
             optimiser.zero_grad(set_to_none=True)
             loss = lessons.gradients(batch)
             norm = total_gradient_norm(model.parameters())

@@ -1,7 +1,8 @@
-"""AdamW, the OneCycle learning rate as a function of the step, and averaged weights."""
+"""AdamW, the learning rate as a function of the step, and averaged weights."""
 
 import math
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,13 +25,37 @@ def one_cycle(step: int, *, total: int, peak: float, warmup: float, final_factor
     return _cosine(peak, last, (step - top) / (end - top))
 
 
+def half_cosine(step: int, *, total: int, peak: float, warmup: float, final_factor: float) -> float:
+    """Learning rate of a step in [0, total): a line from 0 that reaches peak after `warmup` * total steps, then half a
+    cosine that would reach peak / final_factor at `total`. Source: official code of MAE and SatMAE.
+    """
+    top = warmup * total
+    if step < top:
+        return peak * step / top
+    return _cosine(peak, peak / final_factor, (step - top) / (total - top))
+
+
+def learning_rate(step: int, total: int, peak: float, settings: Optimiser) -> float:
+    """Learning rate of a step in [0, total) by the schedule of the settings."""
+    schedule = {"onecycle": one_cycle, "cosine": half_cosine}[settings.schedule]
+    return schedule(step, total=total, peak=peak, warmup=settings.warmup, final_factor=settings.final_factor)
+
+
 def _cosine(start: float, end: float, done: float) -> float:
     return end + (start - end) / 2.0 * (1.0 + math.cos(math.pi * done))
 
 
-def make_adamw(groups: Iterable[dict[str, object]], settings: Optimiser) -> torch.optim.AdamW:
-    """Fused AdamW over parameter groups."""
+def make_adamw(groups: Iterable[dict[str, Any]], settings: Optimiser) -> torch.optim.AdamW:
+    """Fused AdamW over parameter groups, each in two where only matrices decay."""
+    if settings.decay == "matrices":
+        groups = [part for group in groups for part in _by_decay(group)]
     return torch.optim.AdamW(list(groups), lr=0.0, betas=settings.betas, weight_decay=settings.weight_decay, fused=True)
+
+
+def _by_decay(group: dict[str, Any]) -> list[dict[str, Any]]:
+    """Matrices, and what is kept from decay: biases, scales, all of one axis. Source: timm, which SatMAE uses."""
+    matrices, others = [p for p in group["params"] if p.ndim > 1], [p for p in group["params"] if p.ndim <= 1]
+    return [{**group, "params": matrices}, {**group, "params": others, "weight_decay": 0.0}]
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, lr: float) -> None:
@@ -39,7 +64,7 @@ def set_learning_rate(optimiser: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr * group.get("share", 1.0)
 
 
-def layer_groups(encoder: nn.Module, head: nn.Module, depth: int, decay: float) -> Iterator[dict[str, object]]:
+def layer_groups(encoder: nn.Module, head: nn.Module, depth: int, decay: float) -> Iterator[dict[str, Any]]:
     """Parameter groups whose share of the learning rate falls by `decay` per block below the head."""
     yield {"params": list(head.parameters()), "share": 1.0}
     if decay == 1.0:
@@ -54,8 +79,8 @@ def layer_groups(encoder: nn.Module, head: nn.Module, depth: int, decay: float) 
 
 
 def _level(name: str, depth: int, joint: int) -> int:
-    """0 for tokenisers, 1 to depth for blocks, depth for closing norms."""
-    if name.startswith("tokenisers."):
+    """0 for what comes before the blocks, 1 to depth for blocks, depth for closing norms."""
+    if name.startswith(("tokenisers.", "class_token", "place_codes", "group_codes")):
         return 0
     parts = name.split(".")
     if "blocks" not in parts:

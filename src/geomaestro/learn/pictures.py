@@ -9,7 +9,7 @@ import torch
 from geomaestro.data.loader import Subset, read_all
 from geomaestro.data.reading import Dataset
 from geomaestro.errors import DataError
-from geomaestro.models.mae import Mae
+from geomaestro.models.autoencoder import Autoencoder
 from geomaestro.nn.pixels import resize_pixels, scale_pixels
 from geomaestro.runs import write_atomically
 from geomaestro.samples import Batch, to_device
@@ -30,7 +30,7 @@ def pictured(dataset: Dataset) -> Subset:
 
 
 @torch.no_grad()
-def write_pictures(model: Mae, dataset: Dataset, path: Path, device: torch.device) -> None:
+def write_pictures(model: Autoencoder, dataset: Dataset, path: Path, device: torch.device) -> None:
     """Reconstructions of a few samples never trained on labels of, for the report."""
     import io
 
@@ -48,7 +48,7 @@ def write_pictures(model: Mae, dataset: Dataset, path: Path, device: torch.devic
 
 
 def _pictures(
-    model: Mae, batch: Batch[torch.Tensor], name: str, rebuilt: torch.Tensor, hidden: torch.Tensor
+    model: Autoencoder, batch: Batch[torch.Tensor], name: str, rebuilt: torch.Tensor, hidden: torch.Tensor
 ) -> Mapping[str, np.ndarray]:
 
     source = model.spec.encoder.inputs[name]

@@ -5,7 +5,7 @@ any number of ranks and parts takes the same samples through the same loss.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,19 @@ from geomaestro.data.loader import Share, names_of, training_batches
 from geomaestro.data.quarantine import QUARANTINE, BadSample, Quarantine
 from geomaestro.data.reading import Dataset
 from geomaestro.errors import DataError, NonFiniteError
+from geomaestro.learn.augment import augmenting
 from geomaestro.learn.checkpoint import load_state, newest, save_state
 from geomaestro.learn.distributed import ALONE, Ranks
 from geomaestro.learn.feed import Feed
 from geomaestro.learn.log import bar
-from geomaestro.learn.optim import make_adamw, one_cycle, set_learning_rate, total_gradient_norm
+from geomaestro.learn.optim import learning_rate, make_adamw, set_learning_rate, total_gradient_norm
 from geomaestro.learn.parallel import accumulating, backward, compile_blocks, recompute_blocks, spread
 from geomaestro.learn.recipe import PretrainRecipe
 from geomaestro.learn.signs import JudgedRows, in_row, sums_of
 from geomaestro.learn.stopping import Interrupted, catch_signals
 from geomaestro.learn.watch import REPORT, NonFinite, Watch, report_non_finite, saved_or_why
-from geomaestro.models.mae import Mae, Reconstruction
+from geomaestro.models.autoencoder import Autoencoder, Reconstruction
+from geomaestro.models.kinds import kind_of
 from geomaestro.runs import make_folder, read_rows, sync, write_rows
 from geomaestro.samples import Batch
 
@@ -35,7 +37,7 @@ Losses = Mapping[str, Tensor]  # "loss", and "loss/SENSOR" for each sensor
 
 
 def pretrain(
-    model: Mae,
+    model: Autoencoder,
     dataset: Dataset,
     recipe: PretrainRecipe,
     folder: Path,
@@ -60,7 +62,7 @@ def pretrain(
     total, peak = recipe.in_steps(len(dataset), recipe.batch), recipe.peak(recipe.batch)
     step, elapsed_before = _resume(folder, model, optimiser, ranks)
     quarantine = Quarantine(folder / QUARANTINE, len(dataset), recipe.max_bad_share, ranks.first, not ranks.alone)
-    feed = Feed(_batches(dataset, recipe, quarantine, seed, range(step, total), ranks), ranks.device, recipe.accumulate)
+    feed = _feed(dataset, recipe, quarantine, seed, range(step, total), ranks)
     rows = JudgedRows(folder / METRICS, recipe, total, tensorboard=tensorboard) if ranks.first else None
     pace = Pace(step, recipe.batch, elapsed_before, feed)
     saver = Saver(folder, model, optimiser, pace, ranks, every_s=recipe.save_every_s)
@@ -72,7 +74,7 @@ def pretrain(
     with bar(title, total, step, shown=ranks.first) as shown, catch_signals() as stop:
         for parts in feed:
             _tell(ranks, quarantine, sum(len(part) for part in parts))
-            lr = one_cycle(step, total=total, peak=peak, warmup=recipe.warmup, final_factor=recipe.final_factor)
+            lr = learning_rate(step, total, peak, recipe)
             set_learning_rate(optimiser, lr)
             optimiser.zero_grad(set_to_none=True)
             logs = (step + 1) % recipe.log_every == 0 or step + 1 == total
@@ -99,7 +101,7 @@ def pretrain(
 class Rebuilding(nn.Module):
     """One pass of an autoencoder in the precision asked for; targets and losses are float32 in both."""
 
-    def __init__(self, model: Mae, precision: str) -> None:
+    def __init__(self, model: Autoencoder, precision: str) -> None:
         super().__init__()
         self.model, self.precision = model, precision
 
@@ -114,7 +116,7 @@ class Rebuilding(nn.Module):
         return losses | sums_of(result, self.model.spec.loss) if look else losses
 
 
-def make_net(model: Mae, recipe: PretrainRecipe, ranks: Ranks) -> nn.Module:
+def make_net(model: Autoencoder, recipe: PretrainRecipe, ranks: Ranks) -> nn.Module:
     """What a step calls: the model, spread over ranks and compiled as the recipe says."""
     recompute_blocks(model, recipe.recompute)
     compile_blocks(model, recipe.compile, ranks.device)
@@ -123,7 +125,7 @@ def make_net(model: Mae, recipe: PretrainRecipe, ranks: Ranks) -> nn.Module:
 
 
 def gradients(
-    net: nn.Module, model: Mae, parts: Sequence[Batch[Tensor]], ranks: Ranks, *, look: bool = False
+    net: nn.Module, model: Autoencoder, parts: Sequence[Batch[Tensor]], ranks: Ranks, *, look: bool = False
 ) -> Losses:
     """Losses of a step over all its parts and ranks, with the sums of `sums_of` if `look`; its gradients are in the
     parameters.
@@ -163,10 +165,11 @@ def _tell(ranks: Ranks, quarantine: Quarantine, readable: int) -> None:
         raise DataError(f"no sample of a step can be read; the first: {next(iter(quarantine.known.values()))}")
 
 
-def _batches(
+def _feed(
     dataset: Dataset, recipe: PretrainRecipe, quarantine: Quarantine, seed: int, steps: range, ranks: Ranks
-) -> Iterator[Batch[Tensor]]:
-    return training_batches(
+) -> Feed:
+    """This rank's parts of some steps, on its device."""
+    batches = training_batches(
         dataset,
         batch=recipe.batch,
         seed=seed,
@@ -176,9 +179,10 @@ def _batches(
         share=Share(ranks.number, ranks.count, recipe.accumulate),
         quarantine=quarantine,
     )
+    return Feed(batches, ranks.device, recipe.accumulate, augmenting(recipe))
 
 
-def _resume(folder: Path, model: Mae, optimiser: torch.optim.Optimizer, ranks: Ranks) -> tuple[int, float]:
+def _resume(folder: Path, model: Autoencoder, optimiser: torch.optim.Optimizer, ranks: Ranks) -> tuple[int, float]:
     """Put the newest state back and drop metrics of steps after it; (step, seconds used so far)."""
     if ranks.first:
         make_folder(folder)
@@ -196,7 +200,14 @@ class Saver:
     """Writes states of a training, and knows when the next is due."""
 
     def __init__(
-        self, folder: Path, model: Mae, optimiser: torch.optim.Optimizer, pace: "Pace", ranks: Ranks, *, every_s: float
+        self,
+        folder: Path,
+        model: Autoencoder,
+        optimiser: torch.optim.Optimizer,
+        pace: "Pace",
+        ranks: Ranks,
+        *,
+        every_s: float,
     ) -> None:
         self._folder, self._model, self._optimiser, self._ranks = folder, model, optimiser, ranks
         self._pace, self._every_s, self._saved_at = pace, every_s, time.monotonic()
@@ -210,7 +221,8 @@ class Saver:
         if self._ranks.first:
             sync(self._folder / METRICS)
             (self._folder / REPORT).unlink(missing_ok=True)  # its step is passed, or will be told of again
-        about = {"elapsed_s": self._pace.elapsed_s(), "mae": self._model.spec.model_dump(mode="json")}
+        spec = self._model.spec
+        about = {"elapsed_s": self._pace.elapsed_s(), "model": kind_of(spec), "mae": spec.model_dump(mode="json")}
         save_state(self._folder / "checkpoints", step, self._model, self._optimiser, about, ranks=self._ranks)
         self._saved_at = time.monotonic()
 

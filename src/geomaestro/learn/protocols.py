@@ -26,9 +26,11 @@ from geomaestro.learn.knn import neighbours
 from geomaestro.learn.labels import draw_labels, labelled
 from geomaestro.learn.probe import fit_linear
 from geomaestro.learn.recipe import EvaluateRecipe, LabelCount, Protocol, SupervisedRecipe
+from geomaestro.learn.regions import regions_of
 from geomaestro.learn.supervised import Frozen, finetune, predict, probe
-from geomaestro.models.encoder import Encoder
+from geomaestro.models.base import TokenEncoder
 from geomaestro.models.hub import save_task_model
+from geomaestro.models.kinds import make_encoder
 from geomaestro.models.task import HeadInput, Task, TaskModel, make_head
 from geomaestro.runs import append_row, read_rows
 
@@ -61,7 +63,7 @@ class Bench:
     train: Dataset
     val: Dataset
     test: Dataset
-    encoders: Sequence[Encoder]
+    encoders: Sequence[TokenEncoder]
     seed: int
     metric: str
     folder: Path
@@ -71,6 +73,11 @@ class Bench:
     def labels(self, split: str) -> np.ndarray:
         """Labels of a split."""
         return self.split(split).labels(self.task.name)
+
+    @property
+    def regions(self) -> np.ndarray:
+        """(n) the region of each test sample, "" where it is not known."""
+        return self._once(("regions",), lambda: regions_of(self.test, self.recipe.regions, self.recipe.region))
 
     def split(self, name: str) -> Dataset:
         """The train, val or test split."""
@@ -211,7 +218,7 @@ def _train(bench: Bench, job: Job, recipe: SupervisedRecipe, peak: float) -> tup
     """Validation score and model of a training with labels; from new weights where the job has no pretraining seed."""
     torch.manual_seed(_weights_seed(bench, job))
     new = job.pretraining_seed is None
-    encoder = Encoder(bench.encoders[0].spec) if new else copy.deepcopy(bench.encoders[_seed(job)])
+    encoder = make_encoder(bench.encoders[0].spec) if new else copy.deepcopy(bench.encoders[_seed(job)])
     model = TaskModel(encoder, bench.task, bench.recipe.head)
     train, seed = Subset(bench.train, bench.index(job).tolist()), bench.seed + job.draw
     place = bench.place(job, peak)

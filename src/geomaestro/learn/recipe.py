@@ -4,19 +4,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from geomaestro.config import Strict, check, load, merge
 from geomaestro.data.spec import Target
 from geomaestro.data.specs import DatasetSpec, load_spec, spec_path
 from geomaestro.errors import SpecError
-from geomaestro.models.encoder import SIZES, EncoderSpec, SizeName
-from geomaestro.models.mae import DecoderSpec, MaeSpec
+from geomaestro.learn.model_recipe import ModelRecipe, model_spec
+from geomaestro.models.autoencoder import AutoencoderSpec
+from geomaestro.models.base import TokenEncoderSpec
 from geomaestro.models.task import HeadSpec, Task
-from geomaestro.nn.fusion import FusionName
-from geomaestro.nn.loss import LossName, TargetNorm
-from geomaestro.nn.masking import Hiding
-from geomaestro.nn.patches import TokenNorm
 from geomaestro.sensors import ModelInput
 
 PROTOCOLS: tuple["Protocol", ...] = (
@@ -30,6 +27,7 @@ PROTOCOLS: tuple["Protocol", ...] = (
 Parallel = Literal["ddp", "fsdp"]
 Protocol = Literal["k-NN", "linear probe", "attentive probe", "fine-tune", "from scratch", "random forest"]
 
+BASELINES: tuple["Protocol", ...] = ("from scratch", "random forest")
 VAIN_IN_PROBES = ("drop_dates", "precision", "layer_decay", "accumulate", "recompute", "parallel", "compile", "workers")
 
 
@@ -39,6 +37,7 @@ class DataRecipe(Strict):
     `root` is the folder of the files; that of the spec itself where it is left out. `inputs` changes the model inputs
     that the spec suggests, `settings` any of its values. `quarantine` is a list of samples to leave out, as `geomaestro
     data check` writes it. `fingerprint` says what to do where pixels contradict the spec (permuted bands, wrong units).
+    `subset` is a table of samples, as `geomaestro choose` writes it: only these are pretrained on.
     """
 
     spec: str
@@ -48,6 +47,7 @@ class DataRecipe(Strict):
     settings: tuple[str, ...] = ()
     quarantine: Path | None = None
     fingerprint: Literal["stop", "warn", "off"] = "stop"
+    subset: Path | None = None
     pretrain_splits: tuple[str, ...] = ("train", "val")
     train_split: str = "train"
     val_split: str = "val"
@@ -64,45 +64,31 @@ class DataRecipe(Strict):
         return path.parent
 
 
-class ModelRecipe(Strict):
-    """Which model: a named size, some settings changed, or the weights of a model to go on from.
-
-    `start_from` is a model folder or hub id; its spec then replaces everything else here.
-    """
-
-    size: SizeName = "tiny"
-    dim: int | None = None
-    depth: int | None = None
-    heads: int | None = None
-    head_dim: int | None = None
-    mlp_ratio: float | None = None
-    fusion: FusionName = "inter-group"
-    joint_blocks: int | None = None
-    token_norm: TokenNorm = "date"
-    use_dates: bool = True
-    decoder: dict[str, float] = Field(default_factory=dict)
-    hiding: Hiding = Hiding()
-    target: TargetNorm = "group"
-    loss: LossName = "l1"
-    start_from: str | None = None
-
-
 class Optimiser(Strict):
-    """AdamW and OneCycle as published. The peak learning rate is base_lr * sqrt(batch / 3), unless `peak_lr` is given;
-    it starts at peak / 1000 and ends at peak / `final_factor`. Source: official code.
+    """AdamW with a learning rate that rises to a peak over a share `warmup` of the steps, and falls to peak /
+    `final_factor`.
+
+    The peak is base_lr * sqrt(batch / 3) with `rule` sqrt, as MAESTRO was published, or base_lr * batch / 256 with
+    linear, as SatMAE was, unless `peak_lr` is given. `schedule` onecycle rises as a cosine from peak / 1000, cosine
+    as a line from 0. `decay` says which weights shrink: all, or matrices alone, not biases and norms.
     """
 
     base_lr: float = Field(default=3e-5, gt=0)
     peak_lr: float | None = Field(default=None, gt=0)
+    rule: Literal["sqrt", "linear"] = "sqrt"
+    schedule: Literal["onecycle", "cosine"] = "onecycle"
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = Field(default=0.01, ge=0)
+    decay: Literal["all", "matrices"] = "all"
     warmup: float = Field(default=0.2, ge=0, lt=1)
     final_factor: float = Field(default=1e7, ge=1)
     clip_norm: float | None = Field(default=None, gt=0)
 
     def peak(self, batch: int) -> float:
         """The peak learning rate."""
-        return self.peak_lr if self.peak_lr is not None else self.base_lr * (batch / 3.0) ** 0.5
+        if self.peak_lr is not None:
+            return self.peak_lr
+        return self.base_lr * (batch / 256.0 if self.rule == "linear" else (batch / 3.0) ** 0.5)
 
 
 class Duration(Strict):
@@ -146,12 +132,21 @@ class Training(Duration, Optimiser):
 
 class PretrainRecipe(Training):
     """Pretraining. `seeds` repeats it, each seed with its own weights, order, dates and hiding. It goes on without
-    samples that cannot be read, up to `max_bad_share` of all.
+    samples that cannot be read, up to `max_bad_share` of all. `random_crop` takes of each sample a part with that share
+    of its area, from the first number to the second, and resizes it to the whole.
     """
 
+    random_crop: tuple[float, float] | None = None
     max_bad_share: float = Field(default=0.01, ge=0, lt=1)
     seeds: int = Field(default=1, ge=1)
     log_every: int = Field(default=10, ge=1)
+
+    @field_validator("random_crop")
+    @classmethod
+    def _shares(cls, values: tuple[float, float] | None) -> tuple[float, float] | None:
+        if values is not None and not 0 < values[0] <= values[1] <= 1:
+            raise ValueError(f"random_crop {list(values)}: give two shares of the area, such as [0.2, 1.0]")
+        return values
 
 
 class SupervisedRecipe(Training):
@@ -177,10 +172,13 @@ class EvaluateRecipe(Strict):
     """Evaluation: a target of the dataset, protocols, numbers of labels, draws of them.
 
     A label number is per class ("20"), a share of the training split ("10 %"), or "all". From scratch and the random
-    forest are always there: a score means little without them.
+    forest are always there, as a score means little without them; `baselines: false` is for evaluations that share
+    those of another. Scores are given for each region of the test samples too: the continents of their places, or what
+    the column `region` of `regions`, a table of samples, says of them.
     """
 
     target: str
+    baselines: bool = True
     protocols: tuple[Protocol, ...] = PROTOCOLS
     labels: tuple[str, ...] = ("all",)
     draws: int = Field(default=1, ge=1)
@@ -191,6 +189,8 @@ class EvaluateRecipe(Strict):
     probe: SupervisedRecipe = SupervisedRecipe(epochs=10, base_lr=1e-5)
     neighbours: int = Field(default=20, ge=1)
     batch: int = Field(default=64, ge=1)
+    regions: Path | None = None
+    region: str = "continent"
 
     @field_validator("labels", mode="before")
     @classmethod
@@ -206,8 +206,9 @@ class EvaluateRecipe(Strict):
 
     @field_validator("protocols")
     @classmethod
-    def _with_baselines(cls, values: tuple[Protocol, ...]) -> tuple[Protocol, ...]:
-        return tuple(p for p in PROTOCOLS if p in values or p in ("from scratch", "random forest"))
+    def _with_baselines(cls, values: tuple[Protocol, ...], others: ValidationInfo) -> tuple[Protocol, ...]:
+        always = BASELINES if others.data.get("baselines", True) else ()
+        return tuple(p for p in PROTOCOLS if p in values or p in always)
 
     @field_validator("probe")
     @classmethod
@@ -289,28 +290,12 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
     return load(Recipe, path, overrides)
 
 
-def mae_spec(recipe: Recipe, inputs: Mapping[str, ModelInput], position_grid: int | None) -> MaeSpec:
+def mae_spec(recipe: Recipe, inputs: Mapping[str, ModelInput], position_grid: int | None) -> AutoencoderSpec:
     """The autoencoder that a recipe asks for."""
-    model = recipe.model
-    chosen = {key: value for key in SIZES[model.size] if (value := getattr(model, key)) is not None}
-    decoder = DecoderSpec.of_size(model.size).model_dump() | model.decoder
-    values = {
-        "encoder": {
-            "inputs": {name: source.model_dump() for name, source in inputs.items()},
-            "position_grid": None if position_grid is None else (position_grid, position_grid),
-            **SIZES[model.size],
-            **chosen,
-            **{key: getattr(model, key) for key in ("fusion", "joint_blocks", "token_norm", "use_dates")},
-        },
-        "decoder": decoder,
-        "hiding": model.hiding.model_dump(),
-        "target": model.target,
-        "loss": model.loss,
-    }
-    return check(MaeSpec, values, f"{recipe.name}: model")
+    return model_spec(recipe.model, inputs, position_grid, f"{recipe.name}: model")
 
 
-def make_task(name: str, target: Target, encoder: EncoderSpec) -> Task:
+def make_task(name: str, target: Target, encoder: TokenEncoderSpec) -> Task:
     """The task of a dataset's target."""
     patch_px = target.label_px if target.kind == "pixels" else None
     reference = target.reference_sensor if target.kind == "pixels" else None

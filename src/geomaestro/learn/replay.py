@@ -15,18 +15,19 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from geomaestro.config import check
 from geomaestro.data.loader import Share, training_batches
 from geomaestro.data.quarantine import QUARANTINE, Quarantine, read_quarantine
 from geomaestro.data.reading import Dataset
 from geomaestro.errors import CheckpointError, DataError, RunError, SpecError
+from geomaestro.learn.augment import augmenting
 from geomaestro.learn.blame import Alone, Pass, Pixels, compute, first_not_finite, look_at_each, singles
 from geomaestro.learn.checkpoint import read_group
 from geomaestro.learn.recipe import PretrainRecipe, load_recipe
 from geomaestro.learn.run import Run
 from geomaestro.learn.watch import REPORT
+from geomaestro.models.autoencoder import Autoencoder
 from geomaestro.models.hub import require_fit
-from geomaestro.models.mae import Mae, MaeSpec
+from geomaestro.models.kinds import make_autoencoder, read_autoencoder
 from geomaestro.runs import read_rows, write_json, write_rows
 from geomaestro.samples import Batch, to_device
 
@@ -47,7 +48,7 @@ class Scene:
     step: int
     seed: int
     recipe: PretrainRecipe
-    model: Mae
+    model: Autoencoder
     parts: Sequence[Batch[Tensor]]
     found: Mapping[str, Any] | None
     left_out: Mapping[str, str]
@@ -106,7 +107,7 @@ def set_scene(folder: Path, step: int | None, overrides: Sequence[str]) -> Scene
     run = Run(recipe, folder.parent.parent, "")
     seed = recipe.seed + int(folder.name.removeprefix("seed"))
     try:
-        parts = _parts(run.for_pretraining(), recipe.pretrain, folder, seed, number)
+        parts = _parts(run.splits.for_pretraining(), recipe.pretrain, folder, seed, number)
         left_out = {} if recipe.data.quarantine is None else read_quarantine(recipe.data.quarantine)
     except (DataError, SpecError) as error:
         hint = f"if the data moved, say where: `geomaestro replay {folder} data.root=FOLDER`"
@@ -117,7 +118,7 @@ def set_scene(folder: Path, step: int | None, overrides: Sequence[str]) -> Scene
             f"{folder}: step {number} now holds other samples than then, {_first_other(found['ids'], names)!r} for "
             "one; the dataset was changed since, so nothing can be said of that step"
         )
-    moved = [to_device(part, run.device) for part in parts]
+    moved = [augmenting(recipe.pretrain)(to_device(part, run.device)) for part in parts]
     return Scene(folder, number, seed, recipe.pretrain, _model(state).to(run.device), moved, found, left_out)
 
 
@@ -155,7 +156,7 @@ def _parts(dataset: Dataset, recipe: PretrainRecipe, folder: Path, seed: int, st
     return list(training_batches(dataset, batch=recipe.batch, seed=seed, **steps, share=share, quarantine=unreadable))
 
 
-def _model(state: Path) -> Mae:
+def _model(state: Path) -> Autoencoder:
     """The model of a state.
 
     Raises:
@@ -166,7 +167,7 @@ def _model(state: Path) -> Mae:
         weights = read_group(state, "model")
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{state}: unreadable state ({error})") from None
-    model = Mae(check(MaeSpec, about["mae"], str(state)))
+    model = read_autoencoder(about, str(state))
     require_fit(model.state_dict(), weights, str(state))
     model.load_state_dict(weights, strict=True)
     return model.train()
@@ -247,7 +248,7 @@ def _last_steps(scene: Scene) -> str:
 def _fail_anew(scene: Scene, bad: Sequence[Alone]) -> bool:
     """Whether some of these samples fail with new weights too."""
     torch.manual_seed(scene.seed)
-    new = Mae(scene.model.spec).to(next(scene.model.parameters()).device)
+    new = make_autoencoder(scene.model.spec).to(next(scene.model.parameters()).device)
     return any(not compute(new, [_single(scene, each)], "fp32").finite for each in bad)
 
 

@@ -12,14 +12,8 @@ from typing import Any
 
 import torch
 
-from geomaestro.data.files.filespec import FilesSpec
-from geomaestro.data.holding import held
-from geomaestro.data.loader import Remembered, Subset, check_readable
-from geomaestro.data.opening import open_scenes
-from geomaestro.data.quality.look import look
-from geomaestro.data.quarantine import QUARANTINE, read_quarantine, readable
+from geomaestro.data.quarantine import QUARANTINE, read_quarantine
 from geomaestro.data.reading import Dataset
-from geomaestro.data.sampling import SceneDataset
 from geomaestro.data.specs import DatasetSpec
 from geomaestro.errors import SpecError
 from geomaestro.learn import metrics
@@ -32,14 +26,14 @@ from geomaestro.learn.pretrain import pretrain
 from geomaestro.learn.protocols import Bench
 from geomaestro.learn.recipe import EvaluateRecipe, Recipe, find_target, mae_spec, make_task
 from geomaestro.learn.signs import warnings_of
-from geomaestro.models.encoder import Encoder, EncoderSpec
+from geomaestro.learn.splits import Splits, keep_subset
+from geomaestro.models.autoencoder import Autoencoder, AutoencoderSpec
+from geomaestro.models.base import TokenEncoder, TokenEncoderSpec
 from geomaestro.models.hub import find, load, load_mae, save_mae
-from geomaestro.models.mae import Mae, MaeSpec
+from geomaestro.models.kinds import kind_of, make_autoencoder
 from geomaestro.models.task import Task
 from geomaestro.runs import clear_unfinished, lock, open_run, read_rows, write_json
 from geomaestro.sensors import ModelInput, check_sensors
-
-FIRST_TRIES = 8  # assumed; if more samples in a row cannot be read, the spec is wrong rather than the files
 
 
 class Run:
@@ -54,73 +48,16 @@ class Run:
         self._clock = time.monotonic()
         self.timings: list[dict[str, Any]] = []
         self.warnings: list[str] = []
-        self._opened: dict[tuple[str, ...], Dataset] = {}
+        max_bad_share = 0.0 if recipe.pretrain is None else recipe.pretrain.max_bad_share
+        self.splits = Splits(self.spec, recipe.data, max_bad_share, self.warnings)
         torch.set_float32_matmul_precision("medium")  # official code; on GPUs products of float32 use the tensor cores
         keep_freed_memory()
-
-    def open(self, *splits: str, max_bad_share: float = 0.0) -> Dataset:
-        """The samples of some splits; the first is read, so that a wrong spec is known at once, and the next ones if
-        so many may be unreadable.
-        """
-        if splits not in self._opened:
-            dataset = self.listed(*splits)
-            check_readable(dataset, 1 + min(FIRST_TRIES, int(max_bad_share * len(dataset))))
-            self._opened[splits] = dataset
-        return self._opened[splits]
-
-    def listed(self, *splits: str) -> Dataset:
-        """The samples of some splits but those of the list of bad ones; none is promised to be readable."""
-        data = self.recipe.data
-        scenes = open_scenes(self.spec, data.folder, splits)
-        decoded = held(scenes) if isinstance(self.spec, FilesSpec) else scenes
-        dataset: Dataset = SceneDataset(decoded, self.spec)
-        if data.quarantine is not None:
-            kept = readable(dataset, read_quarantine(data.quarantine))
-            self._leave_out(splits, len(dataset) - len(kept))
-            dataset = Subset(dataset, kept)
-        return Remembered(dataset)
-
-    def for_pretraining(self) -> Dataset:
-        """The samples that a pretraining sees."""
-        settings = self.recipe.pretrain
-        share = 0.0 if settings is None else settings.max_bad_share
-        return self.open(*self.recipe.data.pretrain_splits, max_bad_share=share)
-
-    def _leave_out(self, splits: tuple[str, ...], count: int) -> None:
-        if count:
-            self.warnings.append(f"{', '.join(splits)}: {count} samples of {self.recipe.data.quarantine} left out")
-
-    def for_pictures(self, pretrained_on: Dataset) -> Dataset:
-        """The validation split, or what was pretrained on where no validation split is needed."""
-        data = self.recipe.data
-        if self.recipe.evaluate is not None:
-            return self.open(data.val_split)
-        return self.listed(data.val_split) if data.val_split in data.pretrain_splits else pretrained_on
-
-    def require_likely(self, dataset: Dataset) -> None:
-        """Look at some pixels: do they look like what the spec says they are?
-
-        Raises:
-            SpecError: with every contradiction that is certain, if `data.fingerprint` is "stop".
-        """
-        how = self.recipe.data.fingerprint
-        if how == "off" or self.spec.generated:
-            return
-        found = look(dataset, {name: entry.sensor() for name, entry in self.spec.sensors.items()})
-        certain = [finding.message for finding in found if finding.certain]
-        if certain and how == "stop":
-            lines = "\n".join(f"  {text}" for text in certain)
-            raise SpecError(
-                f"{self.spec.name}: the pixels contradict the dataset spec:\n{lines}\ncorrect the spec, or set "
-                "data.fingerprint=warn if you know better"
-            )
-        self.warnings.extend(finding.message for finding in found)
 
     def inputs(self) -> dict[str, ModelInput]:
         """What a model makes of the dataset's sensors."""
         return {name: entry.model_input() for name, entry in self.spec.sensors.items()}
 
-    def model_spec(self) -> MaeSpec:
+    def model_spec(self) -> AutoencoderSpec:
         """The autoencoder of the recipe; of `start_from` if it names one."""
         if self.recipe.model.start_from is None:
             return mae_spec(self.recipe, self.inputs(), self.spec.position_grid)
@@ -130,13 +67,13 @@ class Run:
         )
         return spec
 
-    def new_model(self, seed: int) -> Mae:
+    def new_model(self, seed: int) -> Autoencoder:
         """An autoencoder at its start: random weights of a seed, or those of `start_from`."""
         if self.recipe.model.start_from is not None:
             self.model_spec()
             return load_mae(self.recipe.model.start_from)
         torch.manual_seed(seed)
-        return Mae(self.model_spec())
+        return make_autoencoder(self.model_spec())
 
     @contextmanager
     def entered(self, content: Mapping[str, Any], *, resume: bool) -> Iterator[None]:
@@ -159,7 +96,7 @@ class Run:
         """Note how long a stage took."""
         self.timings.append({"stage": stage, "elapsed_s": elapsed_s, "samples_per_s": samples_per_s})
 
-    def write_result(self, encoder: Encoder, decoder_parameters: int) -> None:
+    def write_result(self, encoder: TokenEncoder, decoder_parameters: int) -> None:
         """Write result.json, the last file of a run."""
         if not self.ranks.first:
             return
@@ -178,11 +115,7 @@ class Run:
             },
         )
 
-    def _about_data(self, encoder: Encoder) -> dict[str, Any]:
-        data = self.recipe.data
-        splits = dict.fromkeys([*data.pretrain_splits, data.train_split, data.val_split, data.test_split])
-        used = {split for opened in self._opened for split in opened}  # the others need not exist
-        counts = {split: len(self._opened.get((split,)) or self.listed(split)) for split in splits if split in used}
+    def _about_data(self, encoder: TokenEncoder) -> dict[str, Any]:
         sensors = {
             name: {
                 "bands": list(source.sensor.bands),
@@ -194,12 +127,13 @@ class Run:
             }
             for name, source in encoder.spec.inputs.items()
         }
-        return {"name": self.spec.name, "samples": counts, "sensors": sensors}
+        return {"name": self.spec.name, "samples": self.splits.counts(), "sensors": sensors}
 
-    def _about_model(self, encoder: Encoder, decoder_parameters: int) -> dict[str, Any]:
+    def _about_model(self, encoder: TokenEncoder, decoder_parameters: int) -> dict[str, Any]:
         return {
             "size": f"{encoder.spec.dim} wide, {encoder.spec.depth} deep",
-            "fusion": encoder.spec.fusion,
+            "kind": kind_of(encoder.spec),
+            "fusion": getattr(encoder.spec, "fusion", "late"),
             "encoder_parameters": sum(p.numel() for p in encoder.parameters()),
             "decoder_parameters": decoder_parameters,
         }
@@ -222,6 +156,8 @@ def run_recipe(
     run = Run(recipe, folder, command, ranks)
     bench_task = check_all(run)
     with run.entered(recipe.model_dump(mode="json"), resume=resume):
+        if recipe.data.subset is not None and run.ranks.first:
+            keep_subset(recipe.data.subset, folder)
         encoders, decoder_parameters = pretrain_all(run, tensorboard=tensorboard)
         if recipe.evaluate is not None and bench_task is not None:
             evaluate_all(run, recipe.evaluate, encoders)
@@ -238,7 +174,7 @@ def check_all(run: Run) -> object:
     check_shares("pretrain", recipe.pretrain, run.ranks)
     if recipe.evaluate is not None:
         check_evaluation_shares(recipe.evaluate, run.ranks)
-    run.require_likely(run.for_pretraining())
+    run.splits.require_likely(run.splits.for_pretraining())
     if recipe.evaluate is None:
         return None
     task = make_task(recipe.evaluate.target, find_target(run.spec, recipe.evaluate.target), spec.encoder)
@@ -248,7 +184,7 @@ def check_all(run: Run) -> object:
     return task
 
 
-def require_label_size(run: Run, task: Task, encoder: EncoderSpec) -> None:
+def require_label_size(run: Run, task: Task, encoder: TokenEncoderSpec) -> None:
     """Compare the map of labels of a sample with what the head predicts, before anything is trained.
 
     Raises:
@@ -256,7 +192,7 @@ def require_label_size(run: Run, task: Task, encoder: EncoderSpec) -> None:
     """
     if task.kind != "pixels" or task.reference_sensor is None or task.patch_px is None:
         return
-    got = run.open(run.recipe.data.train_split).read(0).labels[task.name].shape
+    got = run.splits.open(run.recipe.data.train_split).read(0).labels[task.name].shape
     wanted = tuple(side * task.patch_px for side in encoder.inputs[task.reference_sensor].input.grid)
     if got != wanted:
         raise SpecError(
@@ -273,7 +209,7 @@ def require_disjoint(run: Run) -> None:
     """
     data = run.recipe.data
     splits = (data.train_split, data.val_split, data.test_split)
-    names = {split: set(run.open(split).ids()) for split in dict.fromkeys(splits)}
+    names = {split: set(run.splits.open(split).ids()) for split in dict.fromkeys(splits)}
     for one, other in itertools.combinations(splits, 2):
         shared = names[one] & names[other]
         if shared:
@@ -283,11 +219,11 @@ def require_disjoint(run: Run) -> None:
             )
 
 
-def pretrain_all(run: Run, *, tensorboard: bool) -> tuple[list[Encoder], int]:
+def pretrain_all(run: Run, *, tensorboard: bool) -> tuple[list[TokenEncoder], int]:
     """Pretrain every seed that has no model yet; the encoders, and the decoder's number of parameters."""
     settings = run.recipe.pretrain
     assert settings is not None, "run_recipe checks it"
-    dataset = run.for_pretraining()
+    dataset = run.splits.for_pretraining()
     encoders, decoder_parameters = [], 0
     for number in range(settings.seeds):
         folder = run.folder / "pretrain" / f"seed{number}"
@@ -306,14 +242,14 @@ def pretrain_all(run: Run, *, tensorboard: bool) -> tuple[list[Encoder], int]:
     return encoders, decoder_parameters
 
 
-def pretrain_one(run: Run, dataset: Dataset, folder: Path, seed: int, number: int, *, tensorboard: bool) -> Mae:
+def pretrain_one(run: Run, dataset: Dataset, folder: Path, seed: int, number: int, *, tensorboard: bool) -> Autoencoder:
     """Pretrain one seed; write its model and its pictures."""
     settings = run.recipe.pretrain
     assert settings is not None, "run_recipe checks it"
     model = run.new_model(seed)
     title = f"pretrain {run.recipe.name}" + (f" seed {number}" if settings.seeds > 1 else "")
     steps = pretrain(model, dataset, settings, folder, seed=seed, ranks=run.ranks, title=title, tensorboard=tensorboard)
-    model = gathered(model, lambda: Mae(run.model_spec()))
+    model = gathered(model, lambda: make_autoencoder(run.model_spec()))
     if not run.ranks.first:
         return model
     if (folder / QUARANTINE).is_file():
@@ -328,20 +264,21 @@ def pretrain_one(run: Run, dataset: Dataset, folder: Path, seed: int, number: in
     }
     save_mae(folder / "model", model, origin=origin)
     if number == 0:
-        write_pictures(model, pictured(run.for_pictures(dataset)), folder / "reconstructions.npz", run.device)
+        shown = pictured(run.splits.for_pictures(run.recipe.evaluate is not None))
+        write_pictures(model, shown, folder / "reconstructions.npz", run.device)
     return model
 
 
-def evaluate_all(run: Run, recipe: EvaluateRecipe, encoders: Sequence[Encoder]) -> list[Row]:
+def evaluate_all(run: Run, recipe: EvaluateRecipe, encoders: Sequence[TokenEncoder]) -> list[Row]:
     """All rows of an evaluation."""
     data = run.recipe.data
     task = make_task(recipe.target, find_target(run.spec, recipe.target), encoders[0].spec)
     bench = Bench(
         recipe=recipe,
         task=task,
-        train=run.open(data.train_split),
-        val=run.open(data.val_split),
-        test=run.open(data.test_split),
+        train=run.splits.open(data.train_split),
+        val=run.splits.open(data.val_split),
+        test=run.splits.open(data.test_split),
         encoders=encoders,
         ranks=run.ranks,
         seed=run.recipe.seed,
@@ -373,7 +310,7 @@ def evaluate_model(
     check_evaluation_shares(recipe.evaluate, run.ranks)
     require_disjoint(run)
     require_label_size(run, task, encoder.spec)
-    run.require_likely(run.open(recipe.data.train_split))
+    run.splits.require_likely(run.splits.open(recipe.data.train_split))
     with run.entered({**recipe.model_dump(mode="json"), "evaluated_model": str(find(model))}, resume=resume):
         evaluate_all(run, recipe.evaluate, [encoder])
         run.write_result(encoder, 0)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from geomaestro.learn.log import JsonRows, console
 from geomaestro.learn.recipe import PretrainRecipe
-from geomaestro.models.mae import Rebuilt, Reconstruction
+from geomaestro.models.autoencoder import Rebuilt, Reconstruction
 from geomaestro.nn.gather import pick
 from geomaestro.nn.loss import LossName, error_sum
 from geomaestro.nn.masking import Hidden

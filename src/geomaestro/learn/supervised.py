@@ -23,7 +23,7 @@ from geomaestro.learn.losses import LabelScale, tally, task_loss
 from geomaestro.learn.optim import layer_groups, make_adamw
 from geomaestro.learn.parallel import accumulating, backward, compile_blocks, gathered, recompute_blocks, spread
 from geomaestro.learn.recipe import SupervisedRecipe
-from geomaestro.models.encoder import Encoder
+from geomaestro.models.kinds import make_encoder
 from geomaestro.models.task import HeadInput, Task, TaskModel, run_head
 from geomaestro.samples import Batch
 
@@ -104,7 +104,7 @@ class FineTuning:
     def trained(self) -> TaskModel:
         """The model with all its weights, answering in the unit of the labels."""
         of, spec = self.model, self.model.encoder.spec
-        whole = gathered(of, lambda: TaskModel(Encoder(spec), of.task, of.head_spec)).to(self.ranks.device)
+        whole = gathered(of, lambda: TaskModel(make_encoder(spec), of.task, of.head_spec)).to(self.ranks.device)
         self.scale.fold(whole.head.linear, self.task)  # type: ignore[arg-type]
         return whole
 

@@ -1,7 +1,7 @@
 """Official MAESTRO checkpoints -> our weights and specs; nothing is executed, every tensor is accounted for."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
@@ -22,8 +22,8 @@ MASK_CONFIGS = ("maestro.conf.mask.MaskConfig", "conf.mask.MaskConfig")
 LOSSES = {"l1": ("l1", "none"), "l2": ("l2", "none"), "l1_norm": ("l1", "group"), "l2_norm": ("l2", "group")}
 
 
-class _Inert:
-    """Stands for the one class that official checkpoints pickle; it holds values and does nothing."""
+class Inert:
+    """Stands for the classes that official checkpoints pickle; it holds values and does nothing."""
 
 
 @dataclass(kw_only=True)
@@ -38,24 +38,35 @@ class Converted:
 
 
 def read_lightning(path: Path) -> dict[str, Any]:
-    """Read a Lightning checkpoint with torch's restricted unpickler; any class but tensors and MaskConfig is refused.
+    """Read a Lightning checkpoint; any class but tensors and MaskConfig is refused.
 
     Raises:
         CheckpointError: if the file is missing, damaged, or asks for another class.
     """
+    content = read_pickled(path, MASK_CONFIGS)
+    if not isinstance(content.get("state_dict"), dict):
+        raise CheckpointError(f"{path}: no `state_dict` inside; is this a Lightning checkpoint?")
+    return content
+
+
+def read_pickled(path: Path, inert: Sequence[str]) -> dict[str, Any]:
+    """Read a pickled mapping with torch's restricted unpickler: plain values, tensors, and the classes named `inert`,
+    which then hold values and do nothing.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged, holds something else, or asks for another class.
+    """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     try:
-        with torch.serialization.safe_globals([(_Inert, name) for name in MASK_CONFIGS]):
+        with torch.serialization.safe_globals([(Inert, name) for name in inert]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged or a hostile file
         reason = str(error).replace("\n", " ")
         asked = re.search(r"[Uu]nsupported (?:global: )?GLOBAL (\S+)", reason)
         why = f"it asks to run {asked.group(1)}, which is not allowed" if asked else "not a readable checkpoint"
         raise CheckpointError(f"{path}: {why}") from None
-    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
-        raise CheckpointError(f"{path}: no `state_dict` inside; is this a Lightning checkpoint?")
-    return content
+    return content if isinstance(content, dict) else {}
 
 
 def convert_official(
@@ -240,25 +251,38 @@ def rename(state: Mapping[str, Tensor], spec: MaeSpec) -> tuple[dict[str, Tensor
 
 def _layout(name: str, tensor: Tensor) -> Tensor:
     """A convolution over patches as a matrix over (pixel, band); a learned token as (band group, width)."""
-    wanted = 5 if name.startswith("hidden_tokens.") else 4 if name.endswith("project.weight") else None
-    if wanted is not None and tensor.ndim != wanted:
-        raise CheckpointError(f"{name}: the checkpoint's tensor is {tuple(tensor.shape)}; expected {wanted} dimensions")
-    if name.startswith("hidden_tokens."):
-        return tensor.reshape(tensor.shape[1], tensor.shape[-1])
     if name.endswith("project.weight"):
-        return tensor.permute(0, 2, 3, 1).flatten(1)
+        return patch_matrix(name, tensor)
+    if name.startswith("hidden_tokens."):
+        _require_axes(name, tensor, 5)
+        return tensor.reshape(tensor.shape[1], tensor.shape[-1])
     return tensor.flatten(1) if tensor.ndim == 4 else tensor
 
 
+def patch_matrix(name: str, tensor: Tensor) -> Tensor:
+    """A convolution (width, band, row, col) over patches as a matrix (width, pixel x band).
+
+    Raises:
+        CheckpointError: if it is none.
+    """
+    _require_axes(name, tensor, 4)
+    return tensor.permute(0, 2, 3, 1).flatten(1)
+
+
+def _require_axes(name: str, tensor: Tensor, count: int) -> None:
+    if tensor.ndim != count:
+        raise CheckpointError(f"{name}: the checkpoint's tensor is {tuple(tensor.shape)}; expected {count} dimensions")
+
+
 @cache
-def _patterns() -> list[tuple[re.Pattern[str], str]]:
-    table = read_yaml(_table("official_names.yaml"))
+def _patterns(table_name: str) -> list[tuple[re.Pattern[str], str]]:
+    table = read_yaml(table_path(table_name))
     return [(re.compile(re.escape(k).replace(r"\{\}", r"([^.]+)")), v) for k, v in table.items()]
 
 
-def translate(name: str) -> str | None:
+def translate(name: str, table: str = "official_names.yaml") -> str | None:
     """Our name of an official tensor, or None if the table does not know it."""
-    for pattern, ours in _patterns():
+    for pattern, ours in _patterns(table):
         found = pattern.fullmatch(name)
         if found:
             return ours.format(*found.groups())
@@ -268,10 +292,11 @@ def translate(name: str) -> str | None:
 @cache
 def official_sensors() -> dict[str, Any]:
     """The table of official datasets' sensors."""
-    return read_yaml(_table("official.yaml"))
+    return read_yaml(table_path("official.yaml"))
 
 
-def _table(name: str) -> Path:
+def table_path(name: str) -> Path:
+    """A table that lies beside this file."""
     return Path(str(resources.files("geomaestro.models.tables") / name))
 
 

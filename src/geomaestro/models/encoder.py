@@ -3,7 +3,7 @@
 Axes: b sample, t date, s token map (band group x date), n place, r sequence, l token of a sequence, d width.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import lcm
@@ -13,13 +13,12 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from geomaestro.config import Strict
-from geomaestro.errors import SpecError
+from geomaestro.models.base import TokenEncoder, TokenEncoderSpec, Tokens, known_tokens
 from geomaestro.nn.fusion import FUSIONS, Fusion, FusionName, SequenceSet, Strand, lay_out, make_strands, weights_key
 from geomaestro.nn.gather import pick
 from geomaestro.nn.masking import Hidden
 from geomaestro.nn.patches import Tokeniser, TokenNorm
-from geomaestro.nn.pixels import Patches, make_patches, make_presence
+from geomaestro.nn.pixels import Patches
 from geomaestro.nn.positions import DATE_CHANNELS, date_codes, place_codes
 from geomaestro.nn.transformer import Transformer
 from geomaestro.samples import Batch
@@ -44,7 +43,7 @@ def check_width(dim: int, date_channels: int) -> None:
         raise ValueError(f"dim {dim} with date_channels {date_channels}: need multiples of 4, and 8 or more left over")
 
 
-class EncoderSpec(Strict):
+class EncoderSpec(TokenEncoderSpec):
     """All that defines an encoder but its weights.
 
     `joint_blocks` is the number of last blocks over all tokens of a sample; None takes it from the fusion mode.
@@ -52,9 +51,6 @@ class EncoderSpec(Strict):
     common multiple of the sensors' grids. `token_norm` "date" is needed by published weights; "token" hides truly.
     """
 
-    inputs: dict[str, ModelInput] = Field(min_length=1)
-    dim: int
-    depth: int = Field(ge=1)
     heads: int = Field(ge=1)
     head_dim: int = Field(ge=1)
     mlp_ratio: float = Field(gt=0)
@@ -113,45 +109,6 @@ class EncoderSpec(Strict):
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens:
-    """What an encoder gives: per sensor, maps (b s n d) on a grid (rows, cols), and which tokens exist (b s n)."""
-
-    maps: Mapping[str, Tensor]
-    grids: Mapping[str, tuple[int, int]]
-    present: Mapping[str, Tensor | None]
-
-    def flat(self) -> tuple[Tensor, Tensor | None]:
-        """All tokens of a sample, (b l d), and which exist, (b l) or None for all."""
-        tokens = torch.cat([x.flatten(1, 2) for x in self.maps.values()], dim=1)
-        if all(p is None for p in self.present.values()):
-            return tokens, None
-        known = [_known(self.present[s], x).flatten(1, 2) for s, x in self.maps.items()]
-        return tokens, torch.cat(known, dim=1)
-
-    def by_date(self) -> tuple[Tensor, Tensor | None]:
-        """Mean token of each map, (b s d) over all sensors, and which have a token at all, (b s) or None for all."""
-        if all(p is None for p in self.present.values()):
-            return torch.cat([x.mean(dim=2) for x in self.maps.values()], dim=1), None
-        known = {name: _known(self.present[name], x)[..., None] for name, x in self.maps.items()}
-        means = [(x * known[n]).sum(dim=2) / known[n].sum(dim=2).clamp(min=1) for n, x in self.maps.items()]
-        return torch.cat(means, dim=1), torch.cat([k[..., 0].any(dim=2) for k in known.values()], dim=1)
-
-    def pooled(self) -> Tensor:
-        """Mean of the sensors' mean tokens, (b d): every sensor counts alike, absent tokens not at all."""
-        means, weights = [], []
-        for sensor, x in self.maps.items():
-            known = _known(self.present[sensor], x).flatten(1, 2)[..., None].to(x.dtype)
-            means.append((x.flatten(1, 2) * known).sum(dim=1) / known.sum(dim=1).clamp(min=1))
-            weights.append(known.amax(dim=1))
-        total = torch.stack(weights).sum(dim=0).clamp(min=1)
-        return (torch.stack(means) * torch.stack(weights)).sum(dim=0) / total
-
-
-def _known(present: Tensor | None, maps: Tensor) -> Tensor:
-    return maps.new_ones(maps.shape[:-1], dtype=torch.bool) if present is None else present
-
-
-@dataclass(frozen=True, slots=True)
 class Sequences:
     """A batch laid out for attention: per sequence set tokens (r l d), date codes (r l 8) and presence (r l)."""
 
@@ -162,8 +119,10 @@ class Sequences:
     patches: Mapping[str, Patches]
 
 
-class Encoder(nn.Module):
+class Encoder(TokenEncoder):
     """Tokenisers, one stack of blocks per set of weights, and joint blocks over everything."""
+
+    spec: EncoderSpec
 
     def __init__(self, spec: EncoderSpec) -> None:
         super().__init__()
@@ -211,33 +170,10 @@ class Encoder(nn.Module):
         """Pixels -> patches per sensor, and the sequences that their tokens will be laid out in; without `pixels` the
         patches only say what there is.
         """
-        make = make_patches if pixels else make_presence
-        patches = {name: self._patches(batch, name, make) for name in self.known_sensors(batch)}
+        patches = {name: self.patches_of(batch, name, pixels=pixels) for name in self.known_sensors(batch)}
         dates = {name: batch.images[name].shape[1] for name in patches}
         strands = make_strands(self.spec.inputs, {name: p.grid for name, p in patches.items()}, dates)
         return patches, lay_out(strands, self.spec.inputs, self.fusion)
-
-    def known_sensors(self, batch: Batch[Tensor]) -> list[str]:
-        """Sensors of the batch that this encoder knows, in its own order.
-
-        Raises:
-            SpecError: if there is none.
-        """
-        known = [name for name in self.spec.inputs if name in batch.images]
-        if not known:
-            raise SpecError(
-                f"the batch holds {', '.join(batch.images)}; this encoder knows {', '.join(self.spec.inputs)}"
-            )
-        return known
-
-    def _patches(self, batch: Batch[Tensor], name: str, make: Callable[..., Patches]) -> Patches:
-        source = self.spec.inputs[name]
-        bands = batch.images[name].shape[2]
-        if bands != len(source.sensor.bands):
-            raise SpecError(f"sensor {name!r}: the batch has {bands} bands, the encoder {len(source.sensor.bands)}")
-        if batch.complete.get(name, False):
-            return make(batch.images[name], source, name)
-        return make(batch.images[name], source, name, batch.present[name], batch.valid[name])
 
     def _dates(self, sequences: SequenceSet, batch: Batch[Tensor]) -> Tensor:
         parts = []
@@ -311,7 +247,7 @@ def _some(attendable: Tensor) -> Tensor:
 def _join_attendable(attendable: Sequence[Tensor | None], tokens: Sequence[Tensor]) -> Tensor | None:
     if all(a is None for a in attendable):
         return None
-    return _some(torch.cat([_known(a, x) for a, x in zip(attendable, tokens, strict=True)], dim=1))
+    return _some(torch.cat([known_tokens(a, x) for a, x in zip(attendable, tokens, strict=True)], dim=1))
 
 
 def join_present(sets: Sequence[SequenceSet], patches: Mapping[str, Patches]) -> dict[str, Tensor | None]:
@@ -323,7 +259,7 @@ def _join_present(sequences: SequenceSet, patches: Mapping[str, Patches]) -> Ten
     cuts = [patches[s.sensor] for s in sequences.strands]
     if all(cut.present is None for cut in cuts):
         return None
-    return sequences.join([_known(cut.present, cut.values[..., 0]) for cut in cuts])
+    return sequences.join([known_tokens(cut.present, cut.values[..., 0]) for cut in cuts])
 
 
 def gather_maps(laid: Sequences, x: Mapping[str, Tensor]) -> Tokens:

@@ -12,32 +12,49 @@ from torch import Tensor, nn
 
 from geomaestro.config import check
 from geomaestro.errors import CheckpointError
-from geomaestro.models.encoder import Encoder, EncoderSpec
-from geomaestro.models.mae import Mae, MaeSpec
+from geomaestro.models.autoencoder import Autoencoder
+from geomaestro.models.base import TokenEncoder
+from geomaestro.models.kinds import kind_of, read_autoencoder, read_encoder
 from geomaestro.models.task import HeadSpec, Task, TaskModel
 from geomaestro.runs import write_atomically
 
 FORMAT = "geomaestro-model-1"
-PARTS = {"mae": ("mae",), "task": ("encoder", "task", "head")}
+PARTS = {"mae": ("mae",), "encoder": ("encoder",), "task": ("encoder", "task", "head")}
 MAX_JSON_BYTES = 20_000_000  # assumed; a spec of hundreds of hyperspectral bands stays far below
 
 
 def save_mae(
-    folder: Path, model: Mae, *, origin: Mapping[str, Any], heads: Mapping[str, Mapping[str, Tensor]] | None = None
+    folder: Path,
+    model: Autoencoder,
+    *,
+    origin: Mapping[str, Any],
+    heads: Mapping[str, Mapping[str, Tensor]] | None = None,
 ) -> None:
     """Write an autoencoder; `origin` says where it comes from. `heads` keeps imported heads beside it."""
     extra = {f"heads.{task}.{k}": v for task, part in (heads or {}).items() for k, v in part.items()}
     _write(
         folder,
-        {"kind": "mae", "mae": model.spec.model_dump(mode="json"), "origin": dict(origin)},
+        {
+            "kind": "mae",
+            "model": kind_of(model.spec),
+            "mae": model.spec.model_dump(mode="json"),
+            "origin": dict(origin),
+        },
         {**model.state_dict(), **extra},
     )
+
+
+def save_encoder(folder: Path, encoder: TokenEncoder, *, origin: Mapping[str, Any]) -> None:
+    """Write an encoder that came without a decoder and without a head."""
+    about = {"kind": "encoder", "model": kind_of(encoder.spec), "encoder": encoder.spec.model_dump(mode="json")}
+    _write(folder, {**about, "origin": dict(origin)}, encoder.state_dict())
 
 
 def save_task_model(folder: Path, model: TaskModel, head: HeadSpec, *, origin: Mapping[str, Any]) -> None:
     """Write an encoder with the head of its task."""
     about = {
         "kind": "task",
+        "model": kind_of(model.encoder.spec),
         "encoder": model.encoder.spec.model_dump(mode="json"),
         "task": model.task.model_dump(mode="json"),
         "head": head.model_dump(mode="json"),
@@ -53,7 +70,7 @@ def _write(folder: Path, about: Mapping[str, Any], weights: Mapping[str, Tensor]
     write_atomically(folder / "model.json", json.dumps({"format": FORMAT, **about}, indent=1).encode())
 
 
-def load(path_or_hub_id: str | os.PathLike[str]) -> Encoder:
+def load(path_or_hub_id: str | os.PathLike[str]) -> TokenEncoder:
     """The encoder of a model folder, or of a model on the Hugging Face hub ("owner/name").
 
     Raises:
@@ -63,18 +80,21 @@ def load(path_or_hub_id: str | os.PathLike[str]) -> Encoder:
     about = read_about(folder)
     if about["kind"] == "mae":
         return load_mae(folder).encoder
+    if about["kind"] == "encoder":
+        encoder = read_encoder(about, str(folder / "model.json"))
+        fill(encoder, _read_weights(folder), str(folder / "model.safetensors"))
+        return encoder
     return load_task_model(folder).encoder
 
 
-def load_mae(path_or_hub_id: str | os.PathLike[str]) -> Mae:
+def load_mae(path_or_hub_id: str | os.PathLike[str]) -> Autoencoder:
     """The autoencoder of a model folder, to be pretrained further."""
     folder = find(path_or_hub_id)
     about = read_about(folder)
     if about["kind"] != "mae":
-        raise CheckpointError(
-            f"{folder}: holds a fine-tuned encoder without its decoder; it can't be pretrained further"
-        )
-    model = Mae(check(MaeSpec, about["mae"], str(folder / "model.json")))
+        what = "a fine-tuned encoder" if about["kind"] == "task" else "an encoder"
+        raise CheckpointError(f"{folder}: holds {what} without its decoder; it can't be pretrained further")
+    model = read_autoencoder(about, str(folder / "model.json"))
     weights = {k: v for k, v in _read_weights(folder).items() if not k.startswith("heads.")}
     fill(model, weights, str(folder / "model.safetensors"))
     return model
@@ -87,7 +107,7 @@ def load_task_model(path_or_hub_id: str | os.PathLike[str]) -> TaskModel:
     if about["kind"] != "task":
         raise CheckpointError(f"{folder}: holds a pretrained encoder without a head; fine-tune it first")
     source = str(folder / "model.json")
-    encoder = Encoder(check(EncoderSpec, about["encoder"], source))
+    encoder = read_encoder(about, source)
     model = TaskModel(encoder, check(Task, about["task"], source), check(HeadSpec, about["head"], source))
     fill(model, _read_weights(folder), str(folder / "model.safetensors"))
     return model
@@ -153,7 +173,7 @@ def read_about(folder: Path) -> dict[str, Any]:
         about = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CheckpointError(f"{path}: not valid JSON: {error}") from None
-    if not isinstance(about, dict) or about.get("format") != FORMAT or about.get("kind") not in ("mae", "task"):
+    if not isinstance(about, dict) or about.get("format") != FORMAT or about.get("kind") not in PARTS:
         raise CheckpointError(f"{path}: not a {FORMAT} description")
     for part in PARTS[about["kind"]]:
         if not isinstance(about.get(part), dict):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from geomaestro.config import Strict
 from geomaestro.errors import SpecError
-from geomaestro.models.encoder import Encoder, EncoderSpec, Tokens
+from geomaestro.models.base import TokenEncoder, TokenEncoderSpec, Tokens
 from geomaestro.nn.heads import DateHead, PixelHead, Pooling, VectorHead, resize_maps
 from geomaestro.samples import Batch
 
@@ -50,7 +50,7 @@ class HeadSpec(Strict):
 class TaskModel(nn.Module):
     """Encoder and head; `forward` gives logits (b classes), or (b classes h w) for pixels."""
 
-    def __init__(self, encoder: Encoder, task: Task, head: HeadSpec) -> None:
+    def __init__(self, encoder: TokenEncoder, task: Task, head: HeadSpec) -> None:
         super().__init__()
         self.task, self.head_spec = task, head
         self.encoder = encoder
@@ -61,7 +61,7 @@ class TaskModel(nn.Module):
         return apply_head(self.head, self.task, self.encoder(batch))
 
 
-def make_head(task: Task, head: HeadSpec, encoder: EncoderSpec) -> nn.Module:
+def make_head(task: Task, head: HeadSpec, encoder: TokenEncoderSpec) -> nn.Module:
     """A new head for a task.
 
     Raises:

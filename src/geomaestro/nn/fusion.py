@@ -63,7 +63,9 @@ class Strand:
 
 @dataclass(frozen=True, slots=True)
 class SequenceSet:
-    """Strands that share sequences, the key of the weights they meet, and how sequences are cut."""
+    """Strands that share sequences, the key of the weights they meet, and how sequences are cut: where every date is a
+    sequence, strands that share it are of one sensor.
+    """
 
     key: str
     weights: str
@@ -73,18 +75,19 @@ class SequenceSet:
     @property
     def length(self) -> int:
         """Tokens l of one sequence."""
-        return self.strands[0].places if self.per_date else sum(s.tokens for s in self.strands)
+        return sum(s.places if self.per_date else s.tokens for s in self.strands)
 
     def join(self, tokens: Sequence[Tensor]) -> Tensor:
         """One (b t n ...) per strand -> (r l ...); r = b t if every date is a sequence, else r = b."""
         if self.per_date:
-            return tokens[0].flatten(0, 1)
+            return (torch.cat(list(tokens), dim=2) if len(tokens) > 1 else tokens[0]).flatten(0, 1)
         return torch.cat([x.flatten(1, 2) for x in tokens], dim=1) if len(tokens) > 1 else tokens[0].flatten(1, 2)
 
     def split(self, sequences: Tensor) -> list[Tensor]:
         """Undo `join`."""
         if self.per_date:
-            return [sequences.unflatten(0, (-1, self.strands[0].dates))]
+            maps = sequences.unflatten(0, (-1, self.strands[0].dates))
+            return list(maps.split([s.places for s in self.strands], dim=2))
         parts = sequences.split([s.tokens for s in self.strands], dim=1)
         return [x.unflatten(1, (s.dates, s.places)) for x, s in zip(parts, self.strands, strict=True)]
 

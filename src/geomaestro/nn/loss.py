@@ -51,3 +51,12 @@ def error_sum(rebuilt: Tensor, target: Tensor, weight: Tensor | None, loss: Loss
     if weight is None:
         return error.sum(), error.new_full((), float(error.numel()))
     return (error * weight[..., None]).sum(), weight.sum() * error.shape[-1]
+
+
+def token_error_sum(rebuilt: Tensor, target: Tensor, weight: Tensor | None, loss: LossName) -> tuple[Tensor, Tensor]:
+    """As `error_sum`, of each token's mean error: a token with a pixel to rebuild counts once, whatever its bands."""
+    error = ((rebuilt - target).abs() if loss == "l1" else (rebuilt - target).square()).mean(dim=-1)
+    if weight is None:
+        return error.mean(dim=-1).sum(), error.new_full((), float(error.shape[0] * error.shape[1]))
+    count = weight.sum(dim=-1)
+    return ((error * weight).sum(dim=-1) / count.clamp(min=1)).sum(), (count > 0).sum().to(error.dtype)

@@ -17,6 +17,7 @@ from geomaestro.sensors import Input, ModelInput, Sensor
 
 LOG_FLOOR = 1e-10  # official code; keeps the logarithm of a zero-filled radar pixel finite
 HEIGHT_FACTOR = 30.0  # official code; surface minus terrain is tens of metres where heights are hundreds
+LEVELS = 255  # of an 8-bit image
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +36,10 @@ class Patches:
 
 def scale_pixels(images: Tensor, sensor: Sensor) -> Tensor:
     """Stored numbers (b t c h w) -> normalised float32, by the sensor's unit, then its scaling."""
-    x = images.float()
+    scaling = sensor.scaling
+    x = images.double() if scaling.eight_bit else images.float()  # float32 rounds some pixels to the level below
     if sensor.scale != 1.0 or sensor.offset != 0.0:
         x = x * sensor.scale + sensor.offset
-    scaling = sensor.scaling
     if scaling.log:
         x = x.clamp(min=LOG_FLOOR).log()
     if scaling.subtract != 0.0:
@@ -47,18 +48,20 @@ def scale_pixels(images: Tensor, sensor: Sensor) -> Tensor:
         x = x / _per_band(scaling.divide_by, x)
     if scaling.heights:
         x = torch.cat([x[:, :, :1], HEIGHT_FACTOR * (x[:, :, :1] - x[:, :, 1:])], dim=2)
+    if scaling.eight_bit:
+        x = (x * LEVELS).clamp(0, LEVELS).floor().float() / LEVELS
     return x
 
 
 def _per_band(value: float | tuple[float, ...], like: Tensor) -> Tensor | float:
-    return _bands(value, like.device) if isinstance(value, tuple) else value
+    return _bands(value, like.device, like.dtype) if isinstance(value, tuple) else value
 
 
 @lru_cache(maxsize=256)
-def _bands(values: tuple[float, ...], device: torch.device) -> Tensor:
+def _bands(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
     """Values per band (c 1 1), copied to a device once: a copy at each step would wait for it."""
     with torch.inference_mode(False), torch.no_grad():
-        return torch.tensor(values, device=device)[:, None, None]
+        return torch.tensor(values, device=device, dtype=dtype)[:, None, None]
 
 
 def resize_pixels(images: Tensor, how: Input, name: str) -> Tensor:

@@ -1,7 +1,8 @@
-"""Fixed codes of place and date, added to tokens.
+"""Fixed codes of place, date and band group, added to tokens.
 
 Axes: b sample, t date, n place of a token (row-major), d width.
-Source: official code, reproduced in float32 because published weights have learned with it.
+Source: official codes of MAESTRO, reproduced in float32, and of SatMAE (`line_codes`, `plane_codes`), in float64,
+because published weights have learned with them.
 """
 
 import math
@@ -65,3 +66,16 @@ def date_codes(dates: Tensor, reference: Tensor, channels: int = DATE_CHANNELS) 
     offset = (year + day) - (reference_year + reference_day)
     day, hour = 2 * math.pi * day, 2 * math.pi * (hour / 24.0)
     return torch.stack([offset] * (channels - 4) + [day.sin(), day.cos(), hour.sin(), hour.cos()], dim=-1)
+
+
+def line_codes(positions: Tensor, dim: int) -> Tensor:
+    """Codes (n dim) of positions (n) on a line, float64: [sines, cosines] of dim / 2 frequencies 10000^(-2i / dim)."""
+    omega = 10000.0 ** -(torch.arange(dim // 2, dtype=torch.float64) / (dim / 2))
+    angle = positions.double()[:, None] * omega
+    return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+
+def plane_codes(rows: int, cols: int, dim: int) -> Tensor:
+    """Codes (n dim) of a grid, float64: the line code of the column in half of the channels, then the row's."""
+    y, x = torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij")
+    return torch.cat([line_codes(x.flatten(), dim // 2), line_codes(y.flatten(), dim // 2)], dim=1)

@@ -1,8 +1,11 @@
 """Pre-norm transformer: the only place where tokens look at each other.
 
 Axes: r sequence, l token, k kept token, d width, h head.
-Source: the layers that the official code takes from vit-pytorch: no bias in qkv, GELU, a closing LayerNorm.
+Source: the layers that the official MAESTRO code takes from vit-pytorch: no bias in qkv, GELU, a closing LayerNorm.
+Those of timm, which SatMAE takes, have biases in qkv and another epsilon.
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +21,18 @@ from geomaestro.nn.gather import pick
 LONGEST_OUTRIGHT = {torch.float32: 768, torch.bfloat16: 4096}
 
 
+@dataclass(frozen=True, slots=True)
+class Style:
+    """What layers of published models differ in: biases in qkv, epsilon of the norms, a norm after the last block."""
+
+    qkv_bias: bool = False
+    eps: float = 1e-5
+    closing_norm: bool = True
+
+
+PLAIN = Style()
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, attendable: Tensor | None) -> Tensor:
     """Scaled dot-product attention: q (r h k d), keys and values (r h l d), attendable (r l) -> (r h k d)."""
     if q.is_cpu and k.shape[2] <= LONGEST_OUTRIGHT.get(q.dtype, 0):
@@ -29,12 +44,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, attendable: Tensor | None) -> Tensor
 class Attention(nn.Module):
     """Multi-head attention over one sequence; `norm` comes first."""
 
-    def __init__(self, dim: int, heads: int, head_dim: int) -> None:
+    def __init__(self, dim: int, heads: int, head_dim: int, style: Style = PLAIN) -> None:
         super().__init__()
         inner = heads * head_dim
         self.heads = heads
-        self.norm = nn.LayerNorm(dim)
-        self.qkv = nn.Linear(dim, 3 * inner, bias=False)
+        self.norm = nn.LayerNorm(dim, style.eps)
+        self.qkv = nn.Linear(dim, 3 * inner, bias=style.qkv_bias)
         self.out = nn.Linear(inner, dim)
 
     def forward(self, x: Tensor, attendable: Tensor | None, keep: Tensor | None) -> Tensor:
@@ -44,8 +59,10 @@ class Attention(nn.Module):
             q, k, v = (self._split(part) for part in self.qkv(x).chunk(3, dim=-1))
         else:
             to_q, to_kv = self.qkv.weight.tensor_split([self.out.in_features])
-            q = self._split(functional.linear(pick(x, keep), to_q))
-            k, v = (self._split(part) for part in functional.linear(x, to_kv).chunk(2, dim=-1))
+            bias = self.qkv.bias
+            q_bias, kv_bias = (None, None) if bias is None else bias.tensor_split([self.out.in_features])
+            q = self._split(functional.linear(pick(x, keep), to_q, q_bias))
+            k, v = (self._split(part) for part in functional.linear(x, to_kv, kv_bias).chunk(2, dim=-1))
         heard = attend(q, k, v, attendable)
         out: Tensor = self.out(heard.transpose(1, 2).flatten(2))
         return out
@@ -57,9 +74,9 @@ class Attention(nn.Module):
 class Mlp(nn.Module):
     """Two linear layers with a GELU between; `norm` comes first."""
 
-    def __init__(self, dim: int, hidden_dim: int) -> None:
+    def __init__(self, dim: int, hidden_dim: int, style: Style = PLAIN) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(dim)
+        self.norm = nn.LayerNorm(dim, style.eps)
         self.up = nn.Linear(dim, hidden_dim)
         self.down = nn.Linear(hidden_dim, dim)
 
@@ -71,10 +88,10 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """Attention and MLP, each added to its input."""
 
-    def __init__(self, dim: int, heads: int, head_dim: int, mlp_dim: int) -> None:
+    def __init__(self, dim: int, heads: int, head_dim: int, mlp_dim: int, style: Style = PLAIN) -> None:
         super().__init__()
-        self.attention = Attention(dim, heads, head_dim)
-        self.mlp = Mlp(dim, mlp_dim)
+        self.attention = Attention(dim, heads, head_dim, style)
+        self.mlp = Mlp(dim, mlp_dim, style)
 
     def forward(self, x: Tensor, attendable: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
         """(r l d) -> (r l d), or (r k d) with `keep`."""
@@ -85,7 +102,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Blocks and a closing LayerNorm.
+    """Blocks and, unless its style has none, a closing LayerNorm.
 
     With `recompute` a training step keeps the blocks' inputs alone and runs each block again in its backward pass:
     one forward pass more for a fraction of the memory, and the same numbers.
@@ -93,10 +110,10 @@ class Transformer(nn.Module):
 
     recompute: bool = False
 
-    def __init__(self, dim: int, depth: int, *, heads: int, head_dim: int, mlp_dim: int) -> None:
+    def __init__(self, dim: int, depth: int, *, heads: int, head_dim: int, mlp_dim: int, style: Style = PLAIN) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(Block(dim, heads, head_dim, mlp_dim) for _ in range(depth))
-        self.norm = nn.LayerNorm(dim)
+        self.blocks = nn.ModuleList(Block(dim, heads, head_dim, mlp_dim, style) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim, style.eps) if style.closing_norm else nn.Identity()
 
     def forward(self, x: Tensor, attendable: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
         """(r l d) -> (r l d).

@@ -41,7 +41,6 @@ _SOUTH_AMERICAN = (
     "Guayaquil Guyana La_Paz Lima Maceio Manaus Montevideo Noronha Paramaribo Porto_Velho Punta_Arenas Recife "
     "Rio_Branco Santarem Santiago Sao_Paulo"
 )
-_SEASON_STARTS = (60, 152, 244, 335)  # the first of March, June, September, December in a year of 365 days
 ANTARCTIC_LAT = -60.0
 # European Turkey lies north of this line (longitude, latitude) through the Dardanelles, Marmara and the Bosporus.
 _STRAITS = ((26.18, 26.75, 27.5, 28.99, 29.13), (40.03, 40.43, 40.70, 40.98, 41.20))
@@ -83,11 +82,11 @@ def _continent(zone: str) -> str:
     return found
 
 
-def seasons(day_of_year: np.ndarray, lat: np.ndarray) -> np.ndarray:
-    """(n) meteorological seasons of the hemisphere, of `SEASONS`; "" where day (1 to 366) or latitude is unknown."""
-    day, lat = np.asarray(day_of_year, float), np.asarray(lat, float)
-    known = (day >= 1) & (day <= 366) & np.isfinite(lat)
-    quarter = np.searchsorted(_SEASON_STARTS, np.where(known, day, 1), side="right")
+def seasons(month: np.ndarray, lat: np.ndarray) -> np.ndarray:
+    """(n) meteorological seasons of the hemisphere, of `SEASONS`; "" where month (1 to 12) or latitude is unknown."""
+    month, lat = np.asarray(month, float), np.asarray(lat, float)
+    known = (month >= 1) & (month <= 12) & np.isfinite(lat)
+    quarter = np.where(known, month, 1).astype(int) % 12 // 3  # December, January, February are 0
     out = np.asarray(SEASONS)[(quarter + 2 * (lat < 0)) % 4]
     return np.asarray(np.where(known, out, ""))
 

@@ -72,6 +72,8 @@ def read_manifest(folder: Path) -> Manifest:
     if not path.is_file():
         if (folder / "plan.json").is_file():
             raise DataError(f"{folder}: packing was not finished; run `geomaestro data pack` again, it goes on")
+        if (folder / "gather.json").is_file():
+            raise DataError(f"{folder}: gathering was not finished; run `geomaestro gather` again, it goes on")
         raise DataError(f"{folder}: no packed dataset (it has no manifest.json); is `data.root` its folder?")
     if path.stat().st_size > MAX_MANIFEST_BYTES:
         raise DataError(f"{path}: {path.stat().st_size} bytes are too many for a manifest")

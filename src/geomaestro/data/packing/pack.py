@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -69,7 +69,7 @@ def pack(
     stored = packed_spec(spec)
     plan = claim(out, source, stored, options)
     (out / "manifest.json").unlink(missing_ok=True)  # no store is complete while one of its shards is made
-    write_atomically(out / "dataset.yaml", _dataset_yaml(stored))
+    write_atomically(out / "dataset.yaml", dataset_yaml(stored))
     mine = jobs.share(range(plan.shards))
     total, done = sum(plan.count(shard) for shard in mine), 0
     bad: list[dict[str, Any]] = []
@@ -99,7 +99,7 @@ def pack_shard(source: Source, stored: PackedSpec, out: Path, plan: Plan, shard:
         return found
     listing, rows, bad = open_listing(source), [], []
     path = shard_path(out, shard)
-    with _replacing(path) as file:
+    with replacing(path) as file:
         tar = TarWriter(file)
         for number in range(shard * plan.per_shard, shard * plan.per_shard + plan.count(shard)):
             group, index = listing.place[number]
@@ -114,16 +114,18 @@ def pack_shard(source: Source, stored: PackedSpec, out: Path, plan: Plan, shard:
         size, sha256 = tar.close()
     about = {"plan": plan.digest(), "bytes": size, "sha256": sha256, "quarantined": bad}
     table = pa.Table.from_pylist(rows, schema=index_schema(stored).with_metadata({"geomaestro": json.dumps(about)}))
-    write_atomically(sidecar(out, shard), _parquet(table))
+    write_atomically(sidecar(out, shard), parquet_bytes(table))
     return Done(shard, size, sha256, tuple(bad))
 
 
-def _dataset_yaml(stored: PackedSpec) -> bytes:
+def dataset_yaml(stored: PackedSpec) -> bytes:
+    """The spec of a store as its `dataset.yaml`."""
     values = {"kind": "packed", **stored.model_dump(mode="json", exclude_defaults=True)}
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode()
 
 
-def _parquet(table: pa.Table) -> bytes:
+def parquet_bytes(table: pa.Table) -> bytes:
+    """A table as the content of a Parquet file."""
     file = io.BytesIO()
     pq.write_table(table, file, compression="zstd")
     return file.getvalue()
@@ -143,7 +145,7 @@ def _finished(out: Path, plan: Plan, shard: int) -> Done | None:
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file that gets its name when it is whole and on disk.
 
     Raises:
@@ -187,26 +189,43 @@ def _merge(out: Path, stored: PackedSpec, plan: Plan, options: PackOptions) -> P
         return Packed(out, samples, len(bad), plan.shards - len(done))
     _refuse_many(out, bad, plan, options)
     tables = [pq.read_table(sidecar(out, shard)).replace_schema_metadata(None) for shard in range(plan.shards)]
-    contents = {"dataset": _dataset_yaml(stored), "index": _parquet(pa.concat_tables(tables))}
-    write_atomically(out / "index.parquet", contents["index"])
     (out / "quarantine.jsonl").unlink(missing_ok=True)
     if bad:
         write_rows(out / "quarantine.jsonl", bad)
+    shards = [Finished(x.bytes, x.sha256, len(table)) for x, table in zip(done, tables, strict=True)]
+    write_manifest(out, stored, pa.concat_tables(tables), plan=plan.spec, shards=shards, quarantined=len(bad))
+    return Packed(out, samples, len(bad), 0)
+
+
+class Finished(NamedTuple):
+    """A shard that is whole: its bytes, their sha256, its samples."""
+
+    bytes: int
+    sha256: str
+    samples: int
+
+
+def write_manifest(
+    out: Path, stored: PackedSpec, index: pa.Table, *, plan: str, shards: Sequence[Finished], quarantined: int
+) -> None:
+    """Write the index, and the manifest last: the store can be read from then on. `plan` is the sha256 of what it was
+    made from; `dataset.yaml` is there.
+    """
+    contents = {"dataset": dataset_yaml(stored), "index": parquet_bytes(index)}
+    write_atomically(out / "index.parquet", contents["index"])
     hashes = {
         name: StoredFile(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
         for name, content in contents.items()
     }
-    counts = [len(table) for table in tables]
     manifest = Manifest(
         format=1,
         geomaestro=version("geomaestro"),
-        spec=plan.spec,
-        samples=samples,
-        quarantined=len(bad),
+        spec=plan,
+        samples=len(index),
+        quarantined=quarantined,
         bands={name: entry.bands for name, entry in stored.sensors.items()},
         targets=tuple(stored.targets),
-        shards=tuple(Shard(bytes=x.bytes, sha256=x.sha256, samples=n) for x, n in zip(done, counts, strict=True)),
+        shards=tuple(Shard(bytes=x.bytes, sha256=x.sha256, samples=x.samples) for x in shards),
         **hashes,
     )
     write_atomically(out / "manifest.json", (manifest.model_dump_json(indent=1) + "\n").encode())
-    return Packed(out, samples, len(bad), 0)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from geomaestro.data.quality.likeness import ALIKE, NO_HASH, near_pairs
-from geomaestro.data.quality.placing import RADIUS_KM
+from geomaestro.data.quality.nearness import nearest_km, shared_ground
 from geomaestro.data.quality.survey import Record
 
 NEIGHBOURS = 8  # assumed; training scenes whose ground is compared with that of a test scene
@@ -110,7 +110,7 @@ def _apart(name: str, records: list[Record], train: list[Record], own: np.ndarra
         said = f"{name}: no places are known, so that nothing is known of its distance from training samples"
         return Apart(name, len(records), len(placed), verdict=said)
     km, index = _nearest(placed, train, min(NEIGHBOURS, len(train)))
-    over = _overlaps(placed, train, km, index) > OVERLAPS
+    over = shared_ground(_places(placed), _sides(placed), _places(train), _sides(train), index) > OVERLAPS
     hits = np.flatnonzero(over.any(axis=1))
     example = None
     if len(hits):
@@ -176,16 +176,7 @@ def _among(records: Sequence[Record]) -> np.ndarray:
 
 def _nearest(records: Sequence[Record], others: Sequence[Record], count: int) -> tuple[np.ndarray, np.ndarray]:
     """(n count) distances in km and indices of the nearest others."""
-    from scipy.spatial import cKDTree
-
-    chord, index = cKDTree(_on_sphere(others)).query(_on_sphere(records), k=np.arange(1, count + 1))
-    return 2 * RADIUS_KM * np.arcsin(np.minimum(chord / 2, 1)), index
-
-
-def _on_sphere(records: Sequence[Record]) -> np.ndarray:
-    """(n 3) points on the unit sphere."""
-    lon, lat = np.radians(_places(records)).T
-    return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=1)
+    return nearest_km(_places(records), _places(others), count)
 
 
 def _places(records: Sequence[Record]) -> np.ndarray:
@@ -196,19 +187,6 @@ def _sides(records: Sequence[Record]) -> np.ndarray:
     """(n 2) width and height in km."""
     extents = [record.extent for record in records]
     return np.asarray([(0.0, 0.0) if e is None else (e.width_km, e.height_km) for e in extents]).reshape(-1, 2)
-
-
-def _overlaps(records: Sequence[Record], others: Sequence[Record], km: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """(n k) shared ground over the smaller extent; extents are taken for rectangles that look north."""
-    here, there = _places(records)[:, None], _places(others)[index]
-    east = (there[..., 0] - here[..., 0] + 180) % 360 - 180
-    dx = np.radians(east) * np.cos(np.radians(here[..., 1])) * RADIUS_KM
-    dy = np.radians(there[..., 1] - here[..., 1]) * RADIUS_KM
-    own, other = _sides(records)[:, None], _sides(others)[index]
-    away = np.abs(np.stack([dx, dy], axis=-1))
-    shared = np.clip(np.minimum((own + other) / 2 - away, np.minimum(own, other)), 0, None).prod(axis=-1)
-    smaller = np.minimum(own.prod(axis=-1), other.prod(axis=-1))
-    return np.asarray(np.where(smaller > 0, shared / np.maximum(smaller, 1e-12), km == 0))
 
 
 def _twins(by_split: dict[str, list[Record]], likeness: Likeness) -> tuple[tuple[Twins, ...], int]:

@@ -27,7 +27,7 @@ from geomaestro.learn.parallel import recompute_blocks
 from geomaestro.learn.pretrain import Rebuilding
 from geomaestro.learn.recipe import Recipe
 from geomaestro.learn.run import Run, check_all
-from geomaestro.models.mae import Mae
+from geomaestro.models.kinds import make_autoencoder
 
 # Shares of the seconds at which a stage ends: looking at samples, probing memory, steps, trials, steps with labels.
 LOOK, PROBE, STEP, TRY, WHOLE = 0.1, 0.25, 0.6, 0.85, 1.0
@@ -57,11 +57,11 @@ class Exam:
         assert recipe.pretrain is not None, "check_all refuses that"
         self.settings, self.seed = recipe.pretrain, recipe.seed
         # opened anew for each stage: what was read before may be kept in memory
-        self.opened = opened or (lambda: self.run.listed(*recipe.data.pretrain_splits))
+        self.opened = opened or self.run.splits.listed_for_pretraining
         self.environment = describe(ranks, recipe.data.folder, folder, memory_bytes)
         self.spec = self.run.model_spec()
         with torch.device("meta"):
-            self.shapes = sizes.shapes_of(Mae(self.spec))
+            self.shapes = sizes.shapes_of(make_autoencoder(self.spec))
         self.part = self.settings.batch // ranks.count // self.settings.accumulate
         self.shards = self.settings.parallel == "fsdp" and not ranks.alone
         self.cuda = ranks.device.type == "cuda"
@@ -95,7 +95,7 @@ class Exam:
         self.kept_here = COPIES * each if in_memory else self.decoded
         copies = 1 if in_memory else max(1, self.settings.workers)
         self.data = DataFacts(
-            splits={name: len(self.run.listed(name)) for name in self.recipe.data.pretrain_splits},
+            splits={name: len(self.run.splits.listed(name)) for name in self.recipe.data.pretrain_splits},
             samples=count,
             sample_bytes=each,
             kept="all" if in_memory else "decoded" if self.decoded else "nothing",

@@ -26,6 +26,7 @@ from geomaestro.data.quarantine import Quarantine
 from geomaestro.data.reading import Dataset
 from geomaestro.data.sampling import SceneDataset
 from geomaestro.errors import DataError, NonFiniteError
+from geomaestro.learn.augment import augmenting
 from geomaestro.learn.distributed import ALONE, Ranks
 from geomaestro.learn.doctor.findings import Work
 from geomaestro.learn.doctor.machine import timed, wait_for
@@ -33,13 +34,14 @@ from geomaestro.learn.doctor.sizes import saved_model_bytes, shapes_of, state_by
 from geomaestro.learn.evaluate import jobs
 from geomaestro.learn.feed import Feed
 from geomaestro.learn.losses import task_loss
-from geomaestro.learn.optim import layer_groups, make_adamw, one_cycle, set_learning_rate, total_gradient_norm
+from geomaestro.learn.optim import layer_groups, learning_rate, make_adamw, set_learning_rate, total_gradient_norm
 from geomaestro.learn.pretrain import Rebuilding, gradients, make_net
 from geomaestro.learn.recipe import EvaluateRecipe, LabelCount, PretrainRecipe, find_target, make_task
 from geomaestro.learn.run import Run
 from geomaestro.learn.watch import NonFinite, Watch
-from geomaestro.models.encoder import Encoder, EncoderSpec
-from geomaestro.models.mae import Mae
+from geomaestro.models.autoencoder import Autoencoder
+from geomaestro.models.base import TokenEncoderSpec
+from geomaestro.models.kinds import make_encoder
 from geomaestro.models.task import TaskModel
 from geomaestro.samples import Batch, Sample, take, to_device
 
@@ -142,7 +144,7 @@ class Pace:
 class Patient:
     """A model in training. `step` is one step of pretraining: gradients, norm, clipping, optimiser."""
 
-    def __init__(self, model: Mae, settings: PretrainRecipe, ranks: Ranks) -> None:
+    def __init__(self, model: Autoencoder, settings: PretrainRecipe, ranks: Ranks) -> None:
         self.settings, self.ranks, self.spread_over = settings, ranks, ALONE
         self.model = model.to(ranks.device).train()
         self.net: nn.Module = Rebuilding(self.model, settings.precision)
@@ -161,9 +163,7 @@ class Patient:
     def step(self, parts: Parts, net: nn.Module | None = None, *, look: bool = False) -> None:
         """One step, as the loop of pretraining does it."""
         settings = self.settings
-        peak = settings.peak(settings.batch)
-        lr = one_cycle(0, total=1000, peak=peak, warmup=settings.warmup, final_factor=settings.final_factor)
-        set_learning_rate(self.optimiser, lr)
+        set_learning_rate(self.optimiser, learning_rate(0, 1000, settings.peak(settings.batch), settings))
         self.optimiser.zero_grad(set_to_none=True)
         losses = gradients(net or self.net, self.model, parts, self.spread_over, look=look)
         norm = total_gradient_norm(self.model.parameters())
@@ -209,7 +209,8 @@ def follow(
     """
     ranks, pace, until = patient.ranks, Pace(), time.monotonic() + seconds
     share = Share(ranks.number, ranks.count, settings.accumulate)
-    feed = Feed(batches(dataset, settings, seed, first, share), ranks.device, settings.accumulate)
+    coming = batches(dataset, settings, seed, first, share)
+    feed = Feed(coming, ranks.device, settings.accumulate, augmenting(settings))
     waited, taken, started_at = 0.0, 0, time.perf_counter()
     for parts in feed:
         taken = len(pace.waits) + 1
@@ -249,7 +250,7 @@ def batches(dataset: Dataset, settings: PretrainRecipe, seed: int, first: int, s
 def some(dataset: Dataset, settings: PretrainRecipe, count: int, device: torch.device) -> Parts:
     """One batch of `count` samples on the device."""
     small = settings.model_copy(update={"batch": count, "workers": 0})
-    return [to_device(next(batches(dataset, small, 0, 0, Share())), device)]
+    return [augmenting(settings)(to_device(next(batches(dataset, small, 0, 0, Share())), device))]
 
 
 def first_of(parts: Parts, count: int) -> Parts:
@@ -280,11 +281,11 @@ class Evaluation:
     model_bytes: int = 0
 
 
-def estimate(run: Run, spec: EncoderSpec, seeds: int, left: Callable[[float], float]) -> Evaluation:
+def estimate(run: Run, spec: TokenEncoderSpec, seeds: int, left: Callable[[float], float]) -> Evaluation:
     """Trainings x steps x the time of one, roughly; random forests and the heads of probes are not counted."""
     recipe, data = run.recipe.evaluate, run.recipe.data
     assert recipe is not None, "there is an evaluation"
-    train, val, test = (len(run.open(name)) for name in (data.train_split, data.val_split, data.test_split))
+    train, val, test = (len(run.splits.open(name)) for name in (data.train_split, data.val_split, data.test_split))
     model, step_s, pass_s = _measure(run, recipe, spec, left)
     works, most, shapes = [], 0, shapes_of(model)
     todo = jobs(recipe, seeds)
@@ -315,12 +316,12 @@ def _samples(recipe: EvaluateRecipe, run: Run, count: LabelCount, train: int) ->
 
 
 def _measure(
-    run: Run, recipe: EvaluateRecipe, spec: EncoderSpec, left: Callable[[float], float]
+    run: Run, recipe: EvaluateRecipe, spec: TokenEncoderSpec, left: Callable[[float], float]
 ) -> tuple[TaskModel, float, float]:
     """Seconds per sample of a step of fine-tuning, and of a pass without gradients; reading is part of both."""
     task = make_task(recipe.target, find_target(run.spec, recipe.target), spec)
-    model = TaskModel(Encoder(spec), task, recipe.head).to(run.device).train()
-    train, how = run.open(run.recipe.data.train_split), recipe.finetune
+    model = TaskModel(make_encoder(spec), task, recipe.head).to(run.device).train()
+    train, how = run.splits.open(run.recipe.data.train_split), recipe.finetune
     few = Subset(train, range(min(len(train), SAMPLES, how.batch)))
     started_at = time.monotonic()
     batch = to_device(next(evaluation_batches(few, batch=len(few))), run.device)

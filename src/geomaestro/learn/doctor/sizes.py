@@ -9,7 +9,7 @@ from torch import nn
 
 from geomaestro.learn.checkpoint import KEEP
 from geomaestro.learn.pictures import PICTURES
-from geomaestro.models.encoder import EncoderSpec
+from geomaestro.models.base import TokenEncoderSpec
 from geomaestro.models.hub import FORMAT
 
 Shape = tuple[int, ...]
@@ -92,7 +92,7 @@ def states_bytes(state: int, saved: int) -> tuple[int, int]:
     return min(KEEP + 1, saved) * state, min(KEEP, saved) * state
 
 
-def other_bytes(encoder: EncoderSpec, rows: int, seeds: int) -> int:
+def other_bytes(encoder: TokenEncoderSpec, rows: int, seeds: int) -> int:
     """About what metrics, pictures and report take beside the tensors."""
     pixels = 0
     for source in encoder.inputs.values():
