@@ -1,8 +1,9 @@
 """`python -m benchmarks` times whatever there is; `python -m benchmarks SUITE ...` runs one suite with its own options.
 
-Suites: step, versus (ours and the baseline in turn), memory, scaling, ranks, reading, fingerprint. Without one, a short
-choice of step, versus, memory, scaling and ranks is run on the GPU if there is one, else on the CPU; rows that this
-very code has run are kept. `python -m benchmarks table` writes the tables of the documentation from the stored results.
+Suites: step, versus (ours and the baseline in turn), memory, scaling, ranks, reading, fingerprint, choose, diversity.
+Without one, a short choice of step, versus, memory, scaling and ranks is run on the GPU if there is one, else on the
+CPU; rows that this very code has run are kept. `python -m benchmarks table` writes the tables of the documentation from
+the stored results.
 """
 
 import argparse
@@ -12,7 +13,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 SUITES = ("step", "versus", "memory", "scaling", "ranks")
-OTHERS = {"reading": "reading", "fingerprint": "fingerprint", "table": "tables"}
+OTHERS = {
+    "reading": "reading",
+    "fingerprint": "fingerprint",
+    "table": "tables",
+    "choose": "choose",
+    "diversity": "diversity",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -30,6 +30,8 @@ def tables_of(path: Path) -> str:
     content = json.loads(path.read_text())
     if suite == "reading":
         return reading_table(content, path)
+    if suite == "diversity":
+        return diversity_table(content, path)
     if suite not in TABLES or not content["rows"]:
         return ""
     rows = [row for row in content["rows"] if "failed" not in row]
@@ -37,6 +39,16 @@ def tables_of(path: Path) -> str:
     head = f"`{path.parent.name}/{path.name}`: {content['machine']}, torch {content['torch']}."
     notes = [f"\nNot run: {name_of(row)}: {row['failed']}." for row in failed]
     return "\n".join([head, "", TABLES[suite](rows), *(laws(content["laws"]) if "laws" in content else []), *notes])
+
+
+def diversity_table(content: Mapping[str, Any], path: Path) -> str:
+    """Rates of measuring spectral entropy, beside those of copying and of np.histogram."""
+    rows = [
+        (name, f"{row['tiles_per_s']:.0f}", f"{row['gb_per_s']:.2f}" if "gb_per_s" in row else "–")
+        for name, row in content["kernels"].items()
+    ]
+    table = markdown(("12 x 256 x 256, 16 bits, one processor", "tiles/s", "GB/s"), rows)
+    return f"`{path.parent.name}/{path.name}`: {content['machine']}.\n\n{table}"
 
 
 def markdown(heads: Iterable[str], rows: Iterable[Iterable[str]], words: int = 1) -> str:

@@ -12,12 +12,13 @@ from cyclopts import App, Parameter
 from geomaestro import __version__
 from geomaestro.cli_data import data, say
 from geomaestro.cli_select import select
-from geomaestro.errors import GeomaestroError, SpecError
+from geomaestro.errors import GeomaestroError
 
 app = App(name="geomaestro", version=__version__, help="Pretrain, evaluate and apply geospatial foundation models.")
 app.command(data)
 app.command(select, name="*")
 
+GO_ON = ("demo", "data", "study", "diversity", "choose", "gather", "audit")  # the same command goes on
 OTHERS_WAIT_S = 5.0  # assumed; torchrun looks after its processes ten times a second
 
 Overrides = Annotated[list[str] | None, Parameter(negative="", show_default=False)]
@@ -150,27 +151,61 @@ def convert(
     ema: bool = False,
     heads: tuple[int, int] | None = None,
 ) -> None:
-    """Make a model folder of an official MAESTRO checkpoint, executing nothing of it, or of a state of our own.
+    """Make a model folder of an official MAESTRO or SatMAE checkpoint, executing nothing of it, or of our own state.
 
     Args:
-        checkpoint: the Lightning file (.ckpt); or a folder RUN/pretrain/seed0/checkpoints/step-..., sharded or not.
+        checkpoint: the Lightning file of MAESTRO (.ckpt); the file of SatMAE with band groups (.pth); or a folder
+            RUN/pretrain/seed0/checkpoints/step-..., sharded or not.
         out: the model folder to write.
-        config: of an official checkpoint, the config_resolved.yaml beside it.
+        config: of an official MAESTRO checkpoint, the config_resolved.yaml beside it.
         ema: take the averaged weights instead of the trained ones.
         heads: attention heads of encoder and decoder, where the weights are of no published size.
     """
     from geomaestro.learn.checkpoint import convert_state
     from geomaestro.models.convert import convert_official, write_converted
+    from geomaestro.models.convert_satmae import convert_satmae
 
     if not checkpoint.is_file():
         report = convert_state(checkpoint, out)
     elif config is None:
-        raise SpecError(f"{checkpoint}: give its config_resolved.yaml with --config")
+        report = convert_satmae(checkpoint, out, heads=heads)
     else:
         report = write_converted(convert_official(checkpoint, config, ema=ema, heads=heads), out, checkpoint)
     for line in report:
         print(line)
     say("model", out)
+
+
+@app.command
+def study(spec: Path, overrides: Overrides = None, /, *, out: Path | None = None, shard: str = "0/1") -> None:
+    """Pretrain and evaluate what the arms of a study say, as far as that is not done yet; rank, correlate, report.
+
+    The same command goes on where it was stopped, and tries again what failed. Exit code 1 if something failed.
+
+    Args:
+        spec: a YAML file; see docs/study.md.
+        overrides: settings to change, such as seeds=5.
+        out: the study's folder; runs/NAME by default.
+        shard: i/n works on a share, for machines that know nothing of each other but share the folder.
+    """
+    from rich.console import Console
+
+    from geomaestro.config import load
+    from geomaestro.data.packing.jobs import Jobs
+    from geomaestro.report.study_page import score_table
+    from geomaestro.report.study_run import make_study
+    from geomaestro.study.findings import overall
+    from geomaestro.study.spec import Study
+
+    settings = load(Study, spec, tuple(overrides or ()))
+    folder = out or Path("runs") / settings.name
+    made = make_study(settings, folder, command=_command(), shard=Jobs.of(shard=shard).shard)
+    Console().print(score_table(made.findings))
+    for line in overall(made.findings):
+        print(line)
+    say("report", made.page)
+    if made.outcome.failed:
+        raise SystemExit(1)
 
 
 @app.command
@@ -223,7 +258,7 @@ def main(tokens: list[str] | None = None) -> None:
 
 def _resume_command() -> str:
     command = _command()
-    goes_on = "--resume" in sys.argv or sys.argv[1:2] in (["demo"], ["data"])
+    goes_on = "--resume" in sys.argv or sys.argv[1] in GO_ON
     return command if goes_on else f"{command} --resume"
 
 

@@ -179,17 +179,6 @@ def _plain(axes: Any) -> None:
     axes.yaxis.set_major_formatter(lambda value, _: figures.compact(round(value)))
 
 
-def _decades(axes: Any) -> None:
-    """Write the numbers of a logarithmic axis plainly; between decades only where there are few of these."""
-    from matplotlib.ticker import LogLocator, NullFormatter
-
-    left, right = axes.get_xlim()
-    if right < 100 * left:
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.xaxis.set_minor_formatter(NullFormatter())
-
-
 def bands_figure(nth: int, name: str, bands: Sequence[Mapping[str, Any]]) -> str:
     """Draw, for each band, 2nd to 98th percentile as a bar, median, and mean with its deviation."""
 
@@ -233,7 +222,7 @@ def classes_figure(nth: int, name: str, target: Mapping[str, Any], colours: Mapp
         axes.set(xlabel=f"% of the labelled {target['unit']} of a split", ylim=(len(classes) - 0.4, -0.6))
         if uneven:
             axes.set_xscale("log")
-            _decades(axes)
+            figures.decades(axes)
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", length=0)
         figure.legend(loc="outside right upper")
@@ -261,7 +250,7 @@ def distance_figure(leaks: Mapping[str, Any], colours: Mapping[str, str]) -> str
         )
         nearest = [km[1] for km in (*lines.values(), leaks["own_km"]) if km]
         axes.set_xlim(left=max(min(nearest) * 0.7, least))  # one near pair would squeeze all others
-        _decades(axes)
+        figures.decades(axes)
         figure.legend(loc="outside right upper")
 
     return svg("distances", "Distance to the nearest training sample", 2.9, draw)

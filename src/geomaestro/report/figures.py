@@ -326,3 +326,14 @@ def day_of(date: np.ndarray) -> np.datetime64:
     if not 1 <= year <= 9999:
         return np.datetime64("NaT")
     return np.datetime64(f"{year:04d}-01-01") + np.timedelta64(max(day, 1) - 1, "D")
+
+
+def decades(axes: Any) -> None:
+    """Write the numbers of a logarithmic axis plainly; between decades only where there are few of these."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    left, right = axes.get_xlim()
+    if right < 100 * left:
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
