@@ -5,7 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from geomaestro.config import load
 from geomaestro.learn.recipe import load_recipe
+from geomaestro.select.gather.spec import load_gather
+from geomaestro.study.running import check_study
+from geomaestro.study.spec import Study
 
 ROOT = Path(__file__).parents[1]
 
@@ -27,7 +33,23 @@ def test_every_page_that_a_page_points_to_exists() -> None:
 
 
 def test_every_recipe_is_valid() -> None:
-    recipes = sorted((ROOT / "recipes").glob("*.yaml"))
+    recipes = [*(ROOT / "recipes").glob("*.yaml"), *(ROOT / "recipes/study").glob("*.yaml")]
+    recipes = [path for path in recipes if not path.name.startswith("study_")]
     assert recipes
     for path in recipes:
         assert load_recipe(path).dataset().sensors
+
+
+def test_every_study_is_valid_with_all_its_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)  # paths in recipes are relative to the project
+    studies = sorted((ROOT / "recipes").glob("study_*.yaml"))
+    assert studies
+    for path in studies:
+        check_study(load(Study, path))
+
+
+def test_every_recipe_of_gather_is_valid() -> None:
+    recipes = sorted((ROOT / "recipes/gather").glob("*.yaml"))
+    assert len(recipes) == 8  # the seven sets of the paper and what they share
+    counts = {path.stem: load_gather(path, (), {}).count for path in recipes if path.stem != "base"}
+    assert set(counts.values()) == {700_000, 700_002}

@@ -1,0 +1,78 @@
+"""How diverse the pretraining sets of a study are: the measures of `geomaestro diversity`, per arm and model."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from geomaestro.select.diversity import summarise
+from geomaestro.select.table import numbers, read_table
+from geomaestro.study.grid import Unit, arms_of, units_of
+from geomaestro.study.pools import pool_of, set_of
+from geomaestro.study.spec import Published, Study
+from geomaestro.study.table import read_columns
+
+Sets = dict[str, dict[str, dict[str, float]]]  # model: arm: measure: value
+SIZE = "samples"
+NAMES: Mapping[str, str] = {  # key of a summary: name of the measure
+    "continent": "continent entropy", "biome": "biome entropy", "land_cover": "land-cover entropy",
+    "season": "season entropy",
+}  # fmt: skip
+
+
+def measure_sets(study: Study, folder: Path) -> Sets:
+    """Measures of what each arm is pretrained on, mean over the seeds' sets, for the sets that were chosen."""
+    found: dict[str, dict[str, list[dict[str, float]]]] = {}
+    for unit in units_of(study):
+        path = set_of(study, unit, folder)
+        if unit.arm is not None and path is not None and path.is_file():
+            found.setdefault(unit.model, {}).setdefault(unit.arm.name, []).append(measures_of(summarise(path)))
+    return {
+        model: {arm: _mean(each) for arm, each in of_arms.items()} for model, of_arms in found.items()
+    }  # fmt: skip
+
+
+def measures_of(summary: Mapping[str, Any]) -> dict[str, float]:
+    """Numbers of a summary that correlations look at; what was not measured is not there."""
+    out = {name: summary[key]["entropy"] for key, name in NAMES.items() if summary[key] is not None}
+    if summary["spectral_entropy"] is not None:
+        out["spectral entropy"] = summary["spectral_entropy"]["mean"]
+    return out | {SIZE: float(summary["samples"])}
+
+
+def _mean(found: list[dict[str, float]]) -> dict[str, float]:
+    return {name: float(np.mean([each[name] for each in found if name in each])) for name in found[0]}
+
+
+def places_of_sets(study: Study, folder: Path) -> dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """Longitudes and latitudes of each model's pool (under "") and of the first seed's sets, for maps."""
+    out: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
+    for model in study.models:
+        pool = pool_of(study, model, folder)
+        sets = {arm.name: set_of(study, Unit(arm, model, 0), folder) for arm in arms_of(study)}
+        there = {"": pool} | {arm: path for arm, path in sets.items() if path is not None}
+        found = {arm: _places(path) for arm, path in there.items() if path.is_file()}
+        if any(np.isfinite(lon).any() for lon, _ in found.values()):
+            out[model] = found
+    return out
+
+
+def _places(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    table = read_table(path)
+    if not {"lon", "lat"} <= set(table.column_names):
+        return np.zeros(0), np.zeros(0)
+    return numbers(table, "lon"), numbers(table, "lat")
+
+
+def published_measures(source: Published) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+    """Measures by arm, and performance of arms whose single scores are not known."""
+    if source.diversity is None:
+        return {}, {}
+    arms, columns = read_columns(source.diversity)
+    performance = columns.pop("performance", np.full(len(arms), np.nan))
+    measures = {
+        arm: {name: float(values[i]) for name, values in columns.items() if np.isfinite(values[i])}
+        for i, arm in enumerate(arms)
+    }
+    return measures, {arm: float(p) for arm, p in zip(arms, performance, strict=True) if np.isfinite(p)}
