@@ -14,9 +14,10 @@ import pytest
 from geomaestro.data.quality.likeness import picture_hashes
 from geomaestro.errors import DataError
 from geomaestro.learn import forest
+from geomaestro.learn.audited import score_by_leak
 from geomaestro.runs import read_rows
 from geomaestro.select.audit import Side, audit
-from geomaestro.select.table import write_table
+from geomaestro.select.table import read_table, write_table
 from tests.test_cli import refused, run
 from tests.worlds import recipe_values, series_arrays, write_recipe, write_series
 
@@ -141,10 +142,17 @@ def test_a_user_audits_splits_of_a_dataset_and_scores_a_model_without_what_leake
     table = pq.read_table(out / "test.parquet").to_pydict()
     test = [i for i, name in enumerate(series_arrays()["split"].astype(str)) if name == "test"]
     assert [leak == "leaked" for leak in table["leak"]] == [number % 3 == 0 for number in range(len(test))]
-    rows = read_rows(out / "evaluation" / "evaluate" / "rows.jsonl")
+    (evaluation,) = out.glob("evaluation-*")
+    rows = read_rows(evaluation / "evaluate" / "rows.jsonl")
     assert all(sorted(row["regions"]) == ["clean", "leaked"] for row in rows)
     about = json.loads((out / "audit.json").read_text())
     assert about["leaked"] == len(test[::3]) and len(about["scores"]) == len(rows)
+    # another audit in the same folder, in which one more leaked, is scored anew
+    found = read_table(out / "test.parquet")
+    leak = ["leaked", "leaked", *found["leak"].to_pylist()[2:]]
+    write_table(out / "test.parquet", found.drop_columns("leak").append_column("leak", pa.array(leak)), {})
+    again = score_by_leak(str(tmp_path / "run"), fields / "recipe.yaml", out)
+    assert {row["regions"]["leaked"]["n_test"] for row in again} == {len(test[::3]) + 1}
     page = (out / "audit.html").read_text()
     assert "Scores with and without what leaked" in page and not re.findall(r'(?:src|href)="(?!#|data:)[^"]*"', page)
 
@@ -159,8 +167,6 @@ def test_an_audit_of_a_set_with_itself_or_alone_is_refused(fields, tmp_path, cap
 
 
 def test_a_recipe_that_tests_on_other_samples_than_were_audited_is_refused(fields, tmp_path):
-    from geomaestro.learn.audited import score_by_leak
-
     assert run("pretrain", fields / "recipe.yaml", "evaluate=null", "--out", tmp_path / "run") == 0
     ids = [f"field {i}" for i, name in enumerate(series_arrays()["split"].astype(str)) if name == "test"][:3]
     write_table(tmp_path / "test.parquet", pa.table({"id": ids, "leak": ["leaked", "clean", "clean"]}), {})

@@ -277,13 +277,13 @@ t.made(folder / "data", folder / "two", {values!r})
 def test_another_layer_does_not_measure_the_images_again(tmp_path):
     values = many(tmp_path / "data")
     made(tmp_path / "data", tmp_path, values)
-    for path in (tmp_path / "data").glob("*.tif"):
-        path.unlink()
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "pieces").glob("measured-*")}
     layer = tmp_path / "layer.geojson"
     write_square(layer, "meadow", (0, 40, 20, 60))
     work = images_work(tmp_path / "data", tmp_path, values, Layers(biome=LayerSource(str(layer))))
     done = make_table(work, tmp_path, jobs=SERIAL)
     assert done.table is not None and set(read_table(done.table)["biome"].to_pylist()) == {"meadow"}
+    assert written == {path: path.stat().st_mtime_ns for path in (tmp_path / "pieces").glob("measured-*")}
 
 
 def write_square(path: Path, name: str, box: tuple[float, float, float, float]) -> Path:

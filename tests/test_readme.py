@@ -10,7 +10,7 @@ import pytest
 from geomaestro.config import load
 from geomaestro.learn.recipe import load_recipe
 from geomaestro.select.gather.spec import load_gather
-from geomaestro.study.running import check_study
+from geomaestro.study.checking import check_study
 from geomaestro.study.spec import Study
 
 ROOT = Path(__file__).parents[1]

@@ -114,10 +114,11 @@ def choose(
     """
     from geomaestro.learn.log import counted
     from geomaestro.report.choice_page import choice_tables, write_page
-    from geomaestro.select.choose import Options, save
+    from geomaestro.select.choose import Options, check_out, save
     from geomaestro.select.choose import choose as choose_samples
     from geomaestro.select.curve import summary
 
+    check_out(pools, out)
     options = Options(seed=seed, splits=None if splits is None else tuple(splits), apart_km=apart_km, clients=clients)
     with counted("choose") as report:
         chosen = choose_samples(pools, budget, by, options, report=report)

@@ -122,11 +122,7 @@ def open_run(folder: Path, recipe: Mapping[str, Any], *, resume: bool) -> None:
     if path.is_file():
         if not resume:
             raise RunError(f"{folder}: already holds a run; go on with --resume, or choose another --out")
-        try:
-            old = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError):
-            raise RunError(f"{path}: not valid YAML; the file was edited or damaged") from None
-        changed = _differences(old, yaml.safe_load(content))
+        changed = differences(read_recipe(folder), yaml.safe_load(content))
         if changed:
             raise RunError(f"{folder}: holds a run of another recipe ({', '.join(changed[:5])}); choose another --out")
         return
@@ -134,6 +130,24 @@ def open_run(folder: Path, recipe: Mapping[str, Any], *, resume: bool) -> None:
         raise RunError(f"{folder}: nothing to resume there")
     make_folder(folder)
     write_atomically(path, content.encode())
+
+
+def read_recipe(folder: Path) -> dict[str, Any] | None:
+    """The recipe of a run folder; None where no run was begun.
+
+    Raises:
+        RunError: if it can't be read.
+    """
+    path = folder / "recipe.yaml"
+    if not path.is_file():
+        return None
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        found = None
+    if not isinstance(found, dict):
+        raise RunError(f"{path}: not valid YAML; the file was edited or damaged")
+    return found
 
 
 def make_folder(folder: Path) -> None:
@@ -148,19 +162,20 @@ def make_folder(folder: Path) -> None:
         raise RunError(f"{folder}: can't be made ({error.strerror}); choose another folder") from None
 
 
-def _differences(old: Any, new: Any, place: str = "") -> list[str]:
+def differences(old: Any, new: Any, place: str = "") -> list[str]:
+    """What two recipes say otherwise: "key: old then, new now"."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = dict.fromkeys([*old, *new])
-        return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{place}.{k}" if place else str(k))]
+        return [d for k in keys for d in differences(old.get(k), new.get(k), f"{place}.{k}" if place else str(k))]
     return [] if old == new else [f"{place}: {old!r} then, {new!r} now"]
 
 
 @contextmanager
-def lock(folder: Path) -> Iterator[None]:
+def lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold a run folder for this process.
 
     Raises:
-        RunError: if another process holds it.
+        RunError: if another process holds it, unless this one shall `wait`.
     """
     import fcntl
 
@@ -173,7 +188,7 @@ def lock(folder: Path) -> Iterator[None]:
         # a forked process, such as one that reads ahead, would hold the lock for seconds after this one is killed
         os.register_at_fork(after_in_child=file.close)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise RunError(
                 f"{folder}: another process is writing this run; wait for it, or choose another --out"

@@ -7,6 +7,8 @@ from geomaestro.errors import DataError
 from geomaestro.learn.recipe import load_recipe
 from geomaestro.learn.run import evaluate_model
 from geomaestro.runs import read_rows
+from geomaestro.select.pieces import digest
+from geomaestro.select.table import read_table, words
 
 
 def score_by_leak(model: str, recipe: Path, out: Path) -> list[dict[str, Any]]:
@@ -16,7 +18,9 @@ def score_by_leak(model: str, recipe: Path, out: Path) -> list[dict[str, Any]]:
         DataError: if the recipe tests on other samples than were audited.
     """
     settings = load_recipe(recipe, (f"evaluate.regions={out / 'test.parquet'}", "evaluate.region=leak"))
-    folder = out / "evaluation"
+    found = read_table(out / "test.parquet", ["id", "leak"])
+    leaks = digest([words(found, "id").tolist(), words(found, "leak").tolist()])
+    folder = out / f"evaluation-{leaks}"  # scores of other leaks are not taken for these
     evaluate_model(model, settings, folder, command="", resume=(folder / "recipe.yaml").is_file())
     rows = read_rows(folder / "evaluate" / "rows.jsonl")
     known = sum(part["n_test"] for part in rows[0]["regions"].values())

@@ -20,7 +20,7 @@ from geomaestro.learn.distributed import Ranks
 from geomaestro.learn.features import pooled_features
 from geomaestro.models.base import TokenEncoder
 from geomaestro.select.measure import ImagesWork
-from geomaestro.select.pieces import Item, Pieces, digest
+from geomaestro.select.pieces import Item, Pieces, digest, notes_of
 from geomaestro.sensors import check_sensors
 
 BATCH = 64  # assumed
@@ -44,8 +44,10 @@ def embed(
     mine = jobs.share(work.items)
     total, done, lost = sum(stop - start for _, start, stop in mine), 0, 0
     for item in mine:
-        if pieces.find(item[0]) is None:
-            pieces.write(item[0], worker.piece(item), {})
+        stamp = notes_of(work.rows.get(item[0]))["stamp"]
+        found = pieces.find(item[0])
+        if found is None or notes_of(found).get("stamp") != stamp:
+            pieces.write(item[0], worker.piece(item), {"stamp": stamp})
         lost += pieces.get(item[0])["embedding"].null_count
         done += item[2] - item[1]
         if report is not None:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from geomaestro.report.dataset_page import brief, percent
 from geomaestro.report.figures import CYCLE, MUTED, shorten, svg
 from geomaestro.report.html import count
 from geomaestro.report.maps import draw_points, draw_world
+from geomaestro.report.page import render_page
 from geomaestro.runs import write_atomically
 from geomaestro.select.curve import REPEATED, WORTH
 
@@ -34,23 +34,15 @@ def write_page(summary: Mapping[str, Any], out: Path) -> Path:
 
 def render(summary: Mapping[str, Any]) -> str:
     """Give the page; every text in it is escaped."""
-    import jinja2
-    from markupsafe import Markup
-
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"count": count, "figure": Markup, "brief": brief, "percent": percent, "value": value_text}
-    folder = resources.files("geomaestro.report")
-    look = folder.joinpath("template.html.j2").read_text(encoding="utf-8")  # the look of a run's report
-    look = look.partition("<style>")[2].partition("</style>")[0]
-    template = folder.joinpath("choice.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(template).render(
-        look=Markup(look),  # noqa: S704
-        summary=summary,
-        headline=headline(summary),
-        map=map_figure(summary["places"]) if summary["places"] else None,
-        curves=curves_figure(summary) if len(summary["budgets"]) > 1 and summary["curves"] else None,
+    drawn = len(summary["budgets"]) > 1 and any(map(_is_drawn, summary["curves"].values()))
+    context = {
+        "summary": summary,
+        "headline": headline(summary),
+        "map": map_figure(summary["places"]) if summary["places"] else None,
+        "curves": curves_figure(summary) if drawn else None,
+    }
+    return render_page(
+        "choice.html.j2", context, {"count": count, "brief": brief, "percent": percent, "value": value_text}
     )
 
 
@@ -94,7 +86,7 @@ def map_figure(places: Mapping[str, Sequence[Sequence[float]]]) -> str:
 
 def curves_figure(summary: Mapping[str, Any]) -> str:
     """Draw each measure against the budget, with the range of random choices."""
-    budgets, curves = summary["budgets"], summary["curves"]
+    budgets, curves = summary["budgets"], {name: x for name, x in summary["curves"].items() if _is_drawn(x)}
     columns = min(3, len(curves))
     rows = -(-len(curves) // columns)
 
@@ -122,6 +114,11 @@ def curves_figure(summary: Mapping[str, Any]) -> str:
         figure.legend(handles.values(), handles, loc="outside upper center", ncols=3)
 
     return svg("curves", "Measures of diversity against the budget", 0.9 + 1.9 * rows, draw)
+
+
+def _is_drawn(curve: Mapping[str, Any]) -> bool:
+    """Whether any value is known, at any budget."""
+    return any(value is not None for value in (*curve["chosen"], *curve["random"]["mean"]))
 
 
 def choice_tables(summary: Mapping[str, Any]) -> Iterator[Table | str]:

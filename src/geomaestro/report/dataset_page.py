@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import yaml
 from geomaestro.report import figures
 from geomaestro.report.figures import CYCLE, INK, MUTED, shorten, svg
 from geomaestro.report.html import count
+from geomaestro.report.page import render_page
 from geomaestro.runs import write_atomically
 
 MOST_CLASSES = 60  # assumed; more bars would not be looked at, and the table has the rest
@@ -33,18 +33,7 @@ def write_page(stats: Mapping[str, Any], out: Path) -> Path:
 
 def render(stats: Mapping[str, Any]) -> str:
     """Give the page; every text in it is escaped."""
-    import jinja2
-    from markupsafe import Markup
-
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"count": count, "figure": Markup, "brief": brief, "percent": percent}
-    folder = resources.files("geomaestro.report")
-    look = folder.joinpath("template.html.j2").read_text(encoding="utf-8")  # the look of a run's report
-    look = look.partition("<style>")[2].partition("</style>")[0]
-    template = folder.joinpath("dataset.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(template).render(look=Markup(look), **context(stats))  # noqa: S704
+    return render_page("dataset.html.j2", context(stats), {"count": count, "brief": brief, "percent": percent})
 
 
 def context(stats: Mapping[str, Any]) -> dict[str, Any]:

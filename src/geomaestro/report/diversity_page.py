@@ -5,7 +5,6 @@ Axes: n place.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from geomaestro.report.dataset_page import brief, percent
 from geomaestro.report.figures import CYCLE, MUTED, shorten, svg
 from geomaestro.report.html import count
 from geomaestro.report.maps import draw_points, draw_world
+from geomaestro.report.page import render_page
 from geomaestro.runs import write_atomically
 
 KINDS = {"continent": "Continents", "biome": "Biomes", "land_cover": "Land cover", "season": "Seasons"}
@@ -41,18 +41,9 @@ def write_page(summaries: Sequence[Summary], out: Path) -> Path:
 
 def render(summaries: Sequence[Summary]) -> str:
     """Give the page; every text in it is escaped."""
-    import jinja2
-    from markupsafe import Markup
-
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    return render_page(
+        "diversity.html.j2", context(summaries), {"count": count, "brief": brief, "percent": percent, "nats": nats}
     )
-    environment.filters |= {"count": count, "figure": Markup, "brief": brief, "percent": percent, "nats": nats}
-    folder = resources.files("geomaestro.report")
-    look = folder.joinpath("template.html.j2").read_text(encoding="utf-8")  # the look of a run's report
-    look = look.partition("<style>")[2].partition("</style>")[0]
-    template = folder.joinpath("diversity.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(template).render(look=Markup(look), **context(summaries))  # noqa: S704
 
 
 def context(summaries: Sequence[Summary]) -> dict[str, Any]:
@@ -124,6 +115,8 @@ def notes(summary: Summary) -> Iterator[str]:
     samples, entropy, redundancy = summary["samples"], summary["spectral_entropy"], summary["redundancy"]
     if summary["unreadable"]:
         yield f"{some(summary['unreadable'])} can't be read, listed in {summary['name']}-unreadable.jsonl"
+    if summary["about"].get("columns", {}).get("id") == "":
+        yield "no column names each row once, so the ids are the numbers of rows"
     if samples > summary["placed"]:
         yield f"{some(samples - summary['placed'])} of {count(samples)} without a place: no continent, biome, season"
     if summary["at_sea"]:

@@ -1,7 +1,7 @@
 """From what a user asks `geomaestro diversity` for to work: one piece of it per dataset."""
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,14 @@ def works(
     """
     options, layers, named = measure_options(counting), layers_of(ground), columns_of(columns)
     tables = [Path(text).suffix.lower() in SUFFIXES for text in data]
+    places = [text for text, table in zip(data, tables, strict=True) if table]
+    _check_meant(places, reading, columns, images=len(places) < len(data))
     folders = iter(_roots([text for text, table in zip(data, tables, strict=True) if not table], reading.root))
-    names, found = Counter[str](), list[ImagesWork | TableWork]()
-    for text, table in zip(data, tables, strict=True):
-        spec = None if table else load_spec(text)
-        name = Path(text).stem if spec is None else spec.name
-        names[name] += 1
-        name = name if names[name] == 1 else f"{name}-{names[name]}"
+    specs = [None if table else load_spec(text) for text, table in zip(data, tables, strict=True)]
+    names = _names([Path(text).stem if spec is None else spec.name for text, spec in zip(data, specs, strict=True)])
+    refuse_overwriting(places, [out / f"{name}.parquet" for name in names])
+    found: list[ImagesWork | TableWork] = []
+    for text, spec, name in zip(data, specs, names, strict=True):
         folder = out / PIECES / name
         if spec is None:
             found.append(TableWork.of(Path(text), name, named, layers, folder))
@@ -44,6 +45,40 @@ def works(
             source = Source(spec, root, reading.splits or splits_of(spec, root))
             found.append(ImagesWork.of(source, Meter.of(spec, name, options), layers, folder))
     return found
+
+
+def _names(wanted: Sequence[str]) -> list[str]:
+    """Names that differ: the second of a name gets -2, or the next number that is free."""
+    found: list[str] = []
+    for name in wanted:
+        taken = {*found, *wanted}
+        others = (f"{name}-{number}" for number in count(2))
+        found.append(name if name not in found else next(other for other in others if other not in taken))
+    return found
+
+
+def refuse_overwriting(read: Iterable[str | Path], written: Iterable[Path]) -> None:
+    """Refuse to write over what is read.
+
+    Raises:
+        SpecError: naming the file and the remedy.
+    """
+    targets = {path.resolve() for path in written}
+    for text in read:
+        if Path(text).resolve() in targets:
+            raise SpecError(f"{text}: would be written over by what is made of it; name another place with --out")
+
+
+def _check_meant(places: Sequence[str], reading: Reading, columns: Columns, *, images: bool) -> None:
+    """Refuse words that would be passed over."""
+    if places and reading.splits:
+        raise SpecError(
+            f"--splits: {places[0]} is a table, of which all rows are measured; take the rows that you want of it first"
+        )
+    if not places and columns != Columns():
+        raise SpecError("--lon, --lat and --column name columns of a table of places, and none is given")
+    if not images and reading.root:
+        raise SpecError("--root: tables of places have no other files; leave it out")
 
 
 def measure_options(counting: Counting) -> MeasureOptions:

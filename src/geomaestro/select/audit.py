@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from geomaestro.data.quality.leakage import NEIGHBOURS, OVERLAPS
+from geomaestro.data.quality.leakage import OVERLAPS
 from geomaestro.data.quality.likeness import ALIKE, NO_HASH, likeness, near_pairs
-from geomaestro.data.quality.nearness import nearest_km, shared_ground
+from geomaestro.data.quality.nearness import nearest_km, shared_ground, touching
 from geomaestro.errors import DataError
 from geomaestro.select.places import check_places
 from geomaestro.select.table import numbers, read_table, words
@@ -55,11 +55,10 @@ class Side:
         if splits:
             if "split" not in table.column_names:
                 raise DataError(f"{path}: names no splits, so that {', '.join(splits)} can't be taken of it")
-            there = np.isin(words(table, "split"), list(splits))
-            if not there.any():
-                known = ", ".join(sorted(set(words(table, "split").tolist())))
-                raise DataError(f"{path}: has no sample of split {', '.join(splits)}; it has {known}")
-            table = table.filter(pa.array(there))
+            known = sorted(set(words(table, "split").tolist()))
+            if missing := [split for split in splits if split not in known]:
+                raise DataError(f"{path}: has no sample of split {', '.join(missing)}; it has {', '.join(known)}")
+            table = table.filter(pa.array(np.isin(words(table, "split"), list(splits))))
         lon, lat = _numbers(table, "lon"), _numbers(table, "lat")
         check_places(lon, lat, where=str(path))
         days = (
@@ -97,7 +96,7 @@ class Audit:
     """What a test set shares with pretraining sets.
 
     `km` (n) to the nearest pretraining sample (NaN unknown), `overlaps` (n) the share of its ground, `days` (n) between
-    it and the nearest in time that shares ground (NaN unknown), `leaked` (n).
+    it and the nearest in time that shares ground (NaN unknown), `shown` (n) True for those with a twin, `leaked` (n).
     """
 
     test: Side
@@ -106,13 +105,13 @@ class Audit:
     overlaps: np.ndarray
     days: np.ndarray
     twins: tuple[Twin, ...]
+    shown: np.ndarray
     uncompared: int
 
     @property
     def leaked(self) -> np.ndarray:
         """(n) True where ground is shared, or the picture is alike."""
-        shown = {twin.id for twin in self.twins}
-        return (self.overlaps > OVERLAPS) | np.isin(self.test.ids, list(shown))
+        return (self.overlaps > OVERLAPS) | self.shown
 
     def table(self) -> pa.Table:
         """The test samples with what they share: a table that `evaluate.regions` can score by (column `leak`)."""
@@ -159,8 +158,10 @@ def audit(pretraining: Sequence[Side], test: Side, picture: Picture | None = Non
     for side in pretraining:
         near, shared, apart = _on_the_ground(side, test)
         km, overlaps, days = np.fmin(km, near), np.maximum(overlaps, shared), np.fmin(days, apart)
-    twins, uncompared = _twins(pretraining, test, picture)
-    return Audit(test, tuple(pretraining), km, overlaps, days, twins, uncompared)
+    twins = _twins(pretraining, test, picture)
+    shown = np.isin(np.arange(len(test.ids)), list(twins))
+    uncompared = sum(twin.likeness is None for twin in twins.values())
+    return Audit(test, tuple(pretraining), km, overlaps, days, tuple(twins.values()), shown, uncompared)
 
 
 def _on_the_ground(side: Side, test: Side) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -168,17 +169,19 @@ def _on_the_ground(side: Side, test: Side) -> tuple[np.ndarray, np.ndarray, np.n
     km, overlaps, days = np.full(len(test.ids), np.nan), np.zeros(len(test.ids)), np.full(len(test.ids), np.nan)
     here, there = np.flatnonzero(test.placed), np.flatnonzero(side.placed)
     if len(here) and len(there):
-        found, index = nearest_km(test.places[here], side.places[there], min(NEIGHBOURS, len(there)))
-        shared = shared_ground(test.places[here], test.sides_km[here], side.places[there], side.sides_km[there], index)
-        gap = (test.dates[here][:, None] - side.dates[there][index]).astype("timedelta64[D]")
-        apart = np.where(np.isnat(gap) | (shared <= OVERLAPS), np.nan, np.abs(gap.astype(np.int64)))
-        km[here], overlaps[here] = found[:, 0], shared.max(axis=1)
-        days[here] = np.fmin.reduce(apart, axis=1)
+        km[here] = nearest_km(test.places[here], side.places[there], 1)[0][:, 0]
+        extents = test.places[here], test.sides_km[here], side.places[there], side.sides_km[there]
+        for one, other in touching(*extents):
+            shared = shared_ground(extents[0][one], extents[1][one], *extents[2:], other[:, None])[:, 0]
+            np.maximum.at(overlaps, here[one], shared)
+            gap = test.dates[here[one]] - side.dates[there[other]]
+            hit = (shared > OVERLAPS) & ~np.isnat(gap)
+            np.fmin.at(days, here[one[hit]], np.abs(gap[hit].astype(np.int64)))
     return km, overlaps, days
 
 
-def _twins(pretraining: Sequence[Side], test: Side, picture: Picture | None) -> tuple[tuple[Twin, ...], int]:
-    """One twin for each test sample that has any, the likeliest first; and how many pairs were not compared."""
+def _twins(pretraining: Sequence[Side], test: Side, picture: Picture | None) -> dict[int, Twin]:
+    """One twin for each test sample (by its row) that has any, the likeliest first."""
     pairs = [(int(b), int(i), nth, int(j)) for nth, side in enumerate(pretraining) for i, j, b in _near(side, test)]
     found: dict[int, Twin] = {}
     compared = 0
@@ -192,7 +195,7 @@ def _twins(pretraining: Sequence[Side], test: Side, picture: Picture | None) -> 
             alike = None if one is None or other is None else float(likeness(one, other))
         if alike is None or alike >= ALIKE:
             found[i] = Twin(str(test.ids[i]), side.dataset, str(side.ids[j]), bits, alike)
-    return tuple(found.values()), sum(twin.likeness is None for twin in found.values())
+    return found
 
 
 def _shown(picture: Picture, number: int, side: Side, at: int) -> np.ndarray | None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from geomaestro.data.packing.jobs import Jobs
 from geomaestro.errors import DataError, SpecError
-from geomaestro.select.asked import works
+from geomaestro.select.asked import refuse_overwriting, works
 from geomaestro.select.audit import Audit, Side, audit
 from geomaestro.select.measure import ImagesWork
 from geomaestro.select.placelist import TableWork
@@ -29,10 +29,12 @@ def audit_sets(data: Sequence[str], reading: Reading, test_splits: Sequence[str]
         raise SpecError("give at least one pretraining set and, last, the test set")
     if data[-1] in data[:-1] and not (reading.splits and test_splits):
         raise SpecError(f"{data[-1]}: is on both sides; say which splits, with --splits and --test-splits")
+    refuse_overwriting(data, [out / "test.parquet"])
     once = list(dict.fromkeys(data))  # a dataset on both sides is measured once, and its splits are taken of the table
     each = len(reading.root) == len(data) > 1
     roots = tuple(reading.root[data.index(text)] for text in once) if each else reading.root
-    made = dict(zip(once, works(once, Reading(root=roots), out, Counting(), Ground(sea=True), Columns()), strict=True))
+    counting = Counting(range="image")  # of no account here, and to be had where nothing tells a sensor's range
+    made = dict(zip(once, works(once, Reading(root=roots), out, counting, Ground(sea=True), Columns()), strict=True))
     tables = {text: make_table(work, out, jobs=jobs, sea=True).table for text, work in made.items()}
     unfinished = [text for text, table in tables.items() if table is None]
     if unfinished:

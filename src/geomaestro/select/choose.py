@@ -105,12 +105,26 @@ def choose(
     return _of_a_mix(pool, rule, by, options, budget, report)
 
 
+def check_out(pools: Sequence[Path], out: Path) -> None:
+    """Refuse to write a subset over its pool, or where its page or numbers go.
+
+    Raises:
+        SpecError: naming the file and the remedy.
+    """
+    if out.suffix != ".parquet":
+        raise SpecError(f"--out {out}: give a name that ends in .parquet; a page and its numbers are put beside it")
+    if out.resolve() in {path.resolve() for path in pools}:
+        raise SpecError(f"--out {out}: is the pool itself; name another file")
+
+
 def save(choice: Choice, out: Path) -> pa.Table:
     """Write the chosen rows with `rank` (from 1) and `gain` (null where nothing was maximised); give them too.
 
     Raises:
+        SpecError: if `out` is the pool, or no name of a Parquet file.
         RunError: if it can't be written.
     """
+    check_out(choice.pool.paths, out)
     count = len(choice.chosen)
     table = full_rows(choice.pool.paths, choice.pool.rows[choice.chosen])
     table = table.drop_columns([name for name in ("rank", "gain") if name in table.column_names])

@@ -72,7 +72,9 @@ def measures_of(choice: Choice) -> dict[str, Measure]:
     objective = choice.objective
     amounts = {"spectral_entropy"} & set(pool.types) | set(objective.amounts if objective else ())
     for name in sorted(amounts):
-        found[f"mean {name}"] = Mean(pool.numbers(name))
+        values = pool.numbers(name)
+        if np.isfinite(values).any():
+            found[f"mean {name}"] = Mean(values)
     covered = {term.name: term.strata for term in objective.coverage} if objective else {}
     usual = [name for name in (*CATEGORIES, choice.rule.column) if name and name in pool.types and name not in covered]
     for name, strata in (covered | {name: pool.strata(name) for name in usual}).items():

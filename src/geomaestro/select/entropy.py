@@ -264,4 +264,6 @@ def _normalised(name: str, sensor: Sensor) -> tuple[np.ndarray, np.ndarray]:
             "--range LOW,HIGH"
         )
     mean, std = (np.broadcast_to(np.asarray(x, float), count) for x in (scaling.subtract, scaling.divide_by))
+    if scaling.eight_bit:  # then these are the lower end and the width of the range themselves
+        return np.minimum(mean, mean + std), np.maximum(mean, mean + std)
     return mean - 2 * np.abs(std), mean + 2 * np.abs(std)

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from geomaestro.select.layers import LayerSource, open_layer
 from geomaestro.select.places import check_places, continents, seasons
-from geomaestro.select.table import numbers
+from geomaestro.select.table import numbers, words
 from geomaestro.select.tiles import Footprints
 
 WIDTH, HEIGHT = "width_m", "height_m"  # extent of a sample on the ground
@@ -34,7 +34,7 @@ class Layers:
 def located(table: pa.Table, layers: Layers, *, where: str) -> pa.Table:
     """The table with continent, season, and the classes of the layers; null where nothing is known, "" at sea.
 
-    A class that the table brings is kept where no layer is named for it.
+    A class that the table brings is kept where no layer is named for it, a continent where the place is unknown.
 
     Raises:
         DataError: if coordinates are not degrees of longitude and latitude, or a layer can't be read.
@@ -42,8 +42,9 @@ def located(table: pa.Table, layers: Layers, *, where: str) -> pa.Table:
     lon, lat = numbers(table, "lon"), numbers(table, "lat")
     check_places(lon, lat, where=where, names=table["id"].to_pylist())
     placed = np.isfinite(lon) & np.isfinite(lat)
-    if placed.any() or "continent" not in table.column_names:
-        table = _with(table, "continent", continents(lon, lat), placed)
+    there = words(table, "continent") if "continent" in table.column_names else np.full(len(table), "")
+    found = np.where(placed, continents(lon, lat), there)
+    table = _with(table, "continent", found, placed | (there != ""))
     month = np.asarray(pc.month(table["date"]).cast(pa.float64()).to_numpy(), np.float64)
     table = _with(table, "season", seasons(month, lat), np.isfinite(month) & np.isfinite(lat))
     ground = Footprints(lon, lat, numbers(table, WIDTH), numbers(table, HEIGHT))

@@ -29,10 +29,11 @@ from geomaestro.errors import SpecError
 from geomaestro.grid import Grid, Window
 from geomaestro.select.entropy import Spectral, SpectralOptions, sentinel2_names
 from geomaestro.select.geography import HEIGHT, WIDTH, Layers
-from geomaestro.select.pieces import Item, Pieces, cut, digest, notes_of
+from geomaestro.select.pieces import Item, Pieces, cut, digest, is_current
+from geomaestro.select.stamps import stamp_of
 from geomaestro.select.table import SCHEMA
 
-FORMAT = 1  # of the pieces
+FORMAT = 2  # of the pieces
 Named = tuple[str | None, str]
 """Split and name of a sample."""
 MEASURED = pa.schema(
@@ -262,13 +263,17 @@ class ImagesWork:
         }
         return cls(source, meter, layers, measured, rows, tuple(cut(len(listing.names))), about)
 
+    def stamp(self, item: Item) -> str:
+        """Digest of the files of a piece."""
+        return stamp_of(open_listing(self.source), *item[1:])
+
     def piece(self, item: Item) -> pa.Table:
-        """What was measured of a piece; one with unreadable samples is measured again."""
+        """What was measured of a piece; one with unreadable samples, or of other files, is measured again."""
         number, start, stop = item
-        found = self.measured.find(number)
-        if found is None or notes_of(found)["unreadable"]:
+        found, stamp = self.measured.find(number), self.stamp(item)
+        if found is None or not is_current(found, stamp):
             table, bad = self._measure(start, stop)
-            found = self.measured.write(number, table, {"unreadable": bad})
+            found = self.measured.write(number, table, {"unreadable": bad, "stamp": stamp})
         return found
 
     def _measure(self, start: int, stop: int) -> tuple[pa.Table, list[dict[str, Any]]]:

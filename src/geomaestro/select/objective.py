@@ -201,7 +201,7 @@ class Nearest:
 
     def __init__(self, term: Spread) -> None:
         self.term = term
-        # the last column is 1 - 2 x likeness, so that a product with (vector, 1) is what twice the likeness would rise by
+        # the last column is 1 - 2 x likeness: a product with (vector, 1) is then what twice the likeness would rise by
         self._clients = np.concatenate([term.clients, np.ones((len(term.clients), 1), np.float32)], axis=1)
         self._ones = np.ones(len(term.clients), np.float32)
 

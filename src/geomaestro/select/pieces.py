@@ -6,6 +6,7 @@ A piece bears the digest of all that its numbers follow from, so what is found a
 import hashlib
 import json
 import os
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,13 +100,19 @@ def notes_of(table: pa.Table) -> dict[str, Any]:
     return found
 
 
+def is_current(piece: pa.Table, stamp: str) -> bool:
+    """Whether a piece is of the files of that stamp, and lacks none of its samples."""
+    notes = notes_of(piece)
+    return not notes["unreadable"] and notes["stamp"] == stamp
+
+
 def join(tables: Iterable[pa.Table], path: Path, about: Mapping[str, Any]) -> int:
     """Write tables one below the other, holding few at a time; gives the number of rows.
 
     Raises:
         RunError: if it can't be written; an old file is untouched then.
     """
-    part, rows, writer = path.with_name(f".{path.name}{UNFINISHED}"), 0, None
+    part, rows, writer = path.with_name(f".{path.name}.{uuid.uuid4().hex}{UNFINISHED}"), 0, None
     make_folder(path.parent)
     try:
         for table in _grouped(tables):

@@ -37,7 +37,7 @@ USUAL: Mapping[str, tuple[str, ...]] = {
 KEPT = ("dates", "spectral_entropy", "picture_hash", "embedding", "continent", WIDTH, HEIGHT)
 PLACED = "geometry"  # a column of shapes, of GeoParquet
 AT_ONCE = 1 << 14  # rows of a piece; assumed
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class TableWork:
         if not path.is_file():
             raise DataError(f"{path}: no such file")
         stat = path.stat()
-        mark = digest([FORMAT, path.name, stat.st_size, stat.st_mtime_ns, dict(columns)])
+        mark = digest([FORMAT, str(path.resolve()), stat.st_size, stat.st_mtime_ns, dict(columns)])
         copy = folder / f"places-{mark}.parquet"
         if not copy.is_file():
             make_folder(folder)
@@ -71,6 +71,10 @@ class TableWork:
         items = tuple((n, a, b) for n, (a, b) in enumerate(itertools.pairwise(starts)))
         about = {**about_of(copy), "layers": layers.about()}
         return cls(name, copy, layers, Pieces(folder, "rows", digest([mark, layers.about()])), items, about)
+
+    def stamp(self, item: Item) -> str:
+        """Nothing: the name of the copy tells of which file it is."""
+        return ""
 
     def piece(self, item: Item) -> pa.Table:
         """A row group."""
@@ -117,7 +121,7 @@ def recognised(path: Path, names: Sequence[str], wanted: Mapping[str, str]) -> d
         exact = [name for name in fitting if name == ours]
         if ours in wanted or ours == "id" or not fitting:
             continue
-        if len(fitting) > 1 and not exact and ours in ("lon", "lat"):
+        if len(fitting) > 1 and len(exact) != 1 and ours in ("lon", "lat"):
             raise DataError(f"{path}: {', '.join(fitting)} could each be the {ours}; say which with --{ours} COLUMN")
         taken[ours] = (exact or fitting)[0]
     if PLACED in names and not {"lon", "lat"} & set(taken):
@@ -139,13 +143,15 @@ def _id_column(path: Path, reader: "_Reader", taken: Mapping[str, str], *, given
     group = taken.get("dataset")
     for column in candidates:
         seen: set[int] = set()
-        rows = 0
+        rows = nameless = 0
         for batch in reader.batches([column, *([group] if group else [])]):
-            values = zip(*(batch[name].to_pylist() for name in batch.column_names), strict=True)
-            seen.update(map(hash, values))
-            rows += len(batch)
-        if len(seen) == rows:
+            names = [_words(batch[name]).to_pylist() for name in batch.column_names]
+            seen.update(map(hash, zip(*names, strict=True)))
+            rows, nameless = rows + len(batch), nameless + names[0].count(None)
+        if len(seen) == rows and not nameless:
             return column
+        if given and nameless:
+            raise DataError(f"{path}: column {column!r} is empty in {nameless} rows; name samples by another")
         if given:
             raise DataError(f"{path}: column {column!r} holds {rows - len(seen)} names twice; name samples by another")
     return ""
@@ -215,10 +221,22 @@ def _part(
         out |= {column: _degrees(path, batch[taken[column]], taken[column], start) for column in ("lon", "lat")}
     out["date"] = _dates(path, batch[taken["date"]], taken["date"]) if "date" in taken else pa.nulls(count, pa.date32())
     for column in kept:
-        out[column] = batch[column].cast(SCHEMA.get(column, pa.float32())) if column != "embedding" else batch[column]
+        out[column] = _kept(path, column, batch[column])
     for column in ("dates", "spectral_entropy", "picture_hash", WIDTH, HEIGHT):
         out.setdefault(column, pa.nulls(count, SCHEMA.get(column, pa.float32())))
     return pa.table(out)
+
+
+def _kept(path: Path, name: str, column: Any) -> Any:
+    """A column of a table of samples, in its type."""
+    if name == "embedding" and not pa.types.is_string(column.type):
+        return column
+    try:
+        return column.cast(SCHEMA.get(name, pa.float32()))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise DataError(
+            f"{path}: column {name!r} is not what a table of samples has by this name ({error}); rename it"
+        ) from None
 
 
 def _words(column: Any) -> Any:
@@ -237,6 +255,8 @@ def _degrees(path: Path, column: Any, name: str, start: int) -> Any:
 
 def _dates(path: Path, column: Any, name: str) -> Any:
     out: list[datetime.date | None] = []
+    if pa.types.is_timestamp(column.type):  # Python has no nanoseconds
+        column = column.cast(pa.timestamp("us", column.type.tz), safe=False)
     for value in column.to_pylist():
         if value in (None, ""):
             out.append(None)

@@ -99,7 +99,7 @@ def check_places(lon: np.ndarray, lat: np.ndarray, *, where: str, names: Sequenc
     """
     lon, lat = np.asarray(lon, float), np.asarray(lat, float)
     known = np.isfinite(lon) & np.isfinite(lat)
-    wrong = np.flatnonzero(known & ((np.abs(lat) > 90) | (np.abs(lon) > 180)))
+    wrong = np.flatnonzero((np.abs(lat) > 90) | (np.abs(lon) > 180))  # infinity too
     if len(wrong):
         fits = bool((np.abs(lon[wrong]) <= 90).all())
         remedy = "longitude and latitude look swapped" if fits else "give degrees, longitude from -180 to 180"

@@ -137,9 +137,10 @@ def _of_splits(pool: Pool, splits: Sequence[str]) -> Pool:
     if "split" not in pool.types:
         raise DataError(f"{pool.paths[0]}: has no column 'split', so leave out --splits")
     found = pool.strata("split")
-    known = np.isin(found.codes, [found.names.index(split) for split in splits if split in found.names])
-    if not known.any():
-        raise DataError(f"--splits {' '.join(splits)}: no sample is in them; the pool has {', '.join(found.names)}")
+    missing = [split for split in splits if split not in found.names]
+    if missing:
+        raise DataError(f"--splits {' '.join(missing)}: no sample is in them; the pool has {', '.join(found.names)}")
+    known = np.isin(found.codes, [found.names.index(split) for split in splits])
     return Pool(pool.paths, pool.types, pool.total, pool.rows[known])
 
 

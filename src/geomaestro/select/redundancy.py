@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from geomaestro.data.quality.likeness import ALIKE, NO_HASH, likeness, near_pairs
+from geomaestro.data.quality.likeness import ALIKE, NO_HASH, likeness
+from geomaestro.select.groups import links
 
 MOST_COMPARED = 2000  # assumed; pairs whose pixels are compared; of more, as many evenly spread ones
 EXAMPLES = 10
@@ -72,10 +73,9 @@ def _pairs(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     order = known[np.argsort(hashes[known], kind="stable")]
     equal = np.flatnonzero(hashes[order][1:] == hashes[order][:-1])
     values, first = np.unique(hashes[known], return_index=True)
-    one, other, _ = near_pairs(values, values)
-    apart = one < other
-    left = np.concatenate([order[equal], known[first[one[apart]]]])
-    right = np.concatenate([order[equal + 1], known[first[other[apart]]]])
+    one, other = np.unique(np.sort(links(values), axis=0), axis=1)  # each pair once
+    left = np.concatenate([order[equal], known[first[one]]])
+    right = np.concatenate([order[equal + 1], known[first[other]]])
     left, right = np.minimum(left, right), np.maximum(left, right)
     by_row = np.lexsort((right, left))
     return left[by_row], right[by_row]

@@ -41,7 +41,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """A table of samples, or some of its columns, with `about` in its metadata.
 
     Raises:
-        DataError: if it can't be read, is no table of samples, lacks a column, or holds an id twice in a dataset.
+        DataError: if it can't be read, is no table of samples, lacks a column, or a column holds something else.
     """
     try:
         schema = pq.read_schema(path)
@@ -49,7 +49,11 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         table = pq.read_table(path, columns=None if columns is None else list(columns))
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path}: is no readable Parquet file ({error})") from None
-    return table.cast(pa.schema([_kept(path, field) for field in table.schema], table.schema.metadata))
+    wanted = pa.schema([_kept(path, field) for field in table.schema], table.schema.metadata)
+    try:
+        return table.cast(wanted)
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{path}: holds a value that its column can't have ({error}); mend or rename it") from None
 
 
 def _check_columns(path: Path, schema: pa.Schema, columns: Sequence[str] | None) -> None:

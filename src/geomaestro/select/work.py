@@ -16,7 +16,7 @@ from geomaestro.data.packing.jobs import Jobs, run
 from geomaestro.errors import DataError
 from geomaestro.runs import write_rows
 from geomaestro.select.geography import Layers, located
-from geomaestro.select.pieces import Item, Pieces, join, notes_of
+from geomaestro.select.pieces import Item, Pieces, is_current, join, notes_of
 from geomaestro.select.places import check_places
 from geomaestro.select.table import about_of, numbers
 
@@ -55,6 +55,10 @@ class Work(Protocol):
         """How the samples were measured."""
         ...
 
+    def stamp(self, item: Item) -> str:
+        """What changes with the files of a piece."""
+        ...
+
     def piece(self, item: Item) -> pa.Table:
         """The samples of a piece with what is known but continent, season and classes."""
         ...
@@ -86,19 +90,27 @@ def make_table(work: Work, out: Path, *, jobs: Jobs, report: Report | None = Non
         done, bad = done + size, bad + unreadable
         if report is not None:
             report(done, total, f"{bad} unreadable" if bad else "")
-    missing = work.rows.missing(len(work.items))
+    missing = sum(not _is_there(work, item) for item in set(work.items) - set(mine))
     if missing:
         return Made(work.name, None, done - bad, 0, 0, bad, missing)
     return _joined(work, out, sea=sea)
 
 
+def _is_there(work: Work, item: Item) -> bool:
+    """Whether a piece that another share makes is there, and of the files as they are now."""
+    found = work.rows.find(item[0])
+    return found is not None and notes_of(found)["stamp"] == work.stamp(item)
+
+
 def finish(work: Work, item: Item) -> tuple[int, int]:
-    """Make one piece, unless it is there; one with unreadable samples is made again. Gives scenes and unreadable."""
+    """Make one piece, unless it is there; one with unreadable samples, or of files that were replaced since, is made
+    again. Gives scenes and unreadable.
+    """
     number, start, stop = item
-    found = work.rows.find(number)
-    if found is None or notes_of(found)["unreadable"]:
+    found, stamp = work.rows.find(number), work.stamp(item)
+    if found is None or not is_current(found, stamp):
         piece = work.piece(item)
-        notes = {"unreadable": notes_of(piece).get("unreadable", [])}
+        notes = {"unreadable": notes_of(piece).get("unreadable", []), "stamp": stamp}
         found = work.rows.write(number, located(piece, work.layers, where=work.name), notes)
     return stop - start, len(notes_of(found)["unreadable"])
 

@@ -82,6 +82,18 @@ class FileScenes:
         """Labels of all scenes, in order."""
         return self._labels[target]
 
+    def files(self, index: int) -> list[Path]:
+        """The files of the images of a scene, there or not."""
+        with Opener() as opener:
+            sources = Sources(self._finder, self.rows[index], opener)
+            asked = [
+                (source, entry.bands)
+                for entry in self.spec.sensors.values()
+                for source in (entry, entry.clouds, entry.invalid)
+                if source is not None
+            ]
+            return [found.path for how in asked for group in sources.files(*how) for found in group]
+
     @contextmanager
     def scene(self, index: int) -> Iterator[Scene]:
         """One scene; its files are open inside the context alone."""

@@ -83,7 +83,8 @@ class Written(Strict):
 
 
 def claim(out: Path, plan: GatherPlan) -> None:
-    """Make a new store, or take up one of the same recipe; it may be of fewer places.
+    """Make a new store, or take up one of the same recipe; it may be of fewer places. A recipe that nothing was
+    gathered by yet gives way: its catalogue may have been the wrong one.
 
     Raises:
         DataError: if the folder holds something else, or the disk is too small.
@@ -95,7 +96,7 @@ def claim(out: Path, plan: GatherPlan) -> None:
     if out.is_dir() and not path.is_file() and (held := sorted(x.name for x in out.iterdir())):
         raise DataError(f"{out}: expected a new or empty folder, but it holds {held[0]!r}; choose another one")
     now = Written(content=plan.spec.content(), regions=tuple(_digest(x.region.key) for x in plan.drawings))
-    if path.is_file():
+    if path.is_file() and _is_begun(out):
         _check_same(path, now)
     _check_room(out, plan)
     try:
@@ -103,6 +104,11 @@ def claim(out: Path, plan: GatherPlan) -> None:
     except OSError as error:
         raise RunError(f"{out}: can't be made ({error.strerror}); choose another folder") from None
     write_atomically(path, (now.model_dump_json(indent=1) + "\n").encode())
+
+
+def _is_begun(out: Path) -> bool:
+    """Whether there is a shard, or part of one."""
+    return (out / "shards").is_dir() and any((out / "shards").iterdir())
 
 
 def _check_same(path: Path, now: Written) -> None:
