@@ -116,11 +116,14 @@ def weights_key(sensor: str, source: ModelInput, fusion: Fusion) -> str:
 
 
 def lay_out(strands: Sequence[Strand], inputs: Mapping[str, ModelInput], fusion: Fusion) -> list[SequenceSet]:
-    """Distribute strands over sequence sets."""
+    """Distribute strands over sequence sets. Where each date is a sequence, so is each of its band groups, as in the
+    official code; but of a single place, where a token would be alone, the band groups of a date share one.
+    """
     members: dict[str, list[Strand]] = {}
     for strand in strands:
         key = fusion_group(strand.sensor, inputs[strand.sensor]) if fusion.sequence == "group" else strand.sensor
-        members.setdefault(f"{key}.{strand.band_group}" if fusion.per_date else key, []).append(strand)
+        apart = fusion.per_date and strand.places > 1
+        members.setdefault(f"{key}.{strand.band_group}" if apart else key, []).append(strand)
     return [
         SequenceSet(key, weights_key(group[0].sensor, inputs[group[0].sensor], fusion), tuple(group), fusion.per_date)
         for key, group in members.items()

@@ -14,9 +14,8 @@ import numpy as np
 from geomaestro.study.correlation import Correlation, correlate
 from geomaestro.study.grid import Arm
 from geomaestro.study.ranking import Difference, mean_ranks, paired_difference
+from geomaestro.study.spec import MEAN
 from geomaestro.study.table import Headline
-
-MEAN = "mean of tasks"
 
 
 def describe(found: Headline, *, decimals: int | None = None) -> dict[str, Any]:
@@ -29,7 +28,7 @@ def describe(found: Headline, *, decimals: int | None = None) -> dict[str, Any]:
         "arms": list(found.arms),
         "tasks": [*found.tasks, MEAN],
         "cells": cells,
-        "ranks": [_plain(rank) for rank in ranks],
+        "ranks": [plain(rank) for rank in ranks],
     }
 
 
@@ -48,7 +47,8 @@ def _cell(values: np.ndarray) -> dict[str, Any]:
     return {"mean": mean, "low": mean - half, "high": mean + half, "seeds": n}
 
 
-def _plain(value: float) -> float | None:
+def plain(value: float | np.floating[Any]) -> float | None:
+    """A number for JSON; None for NaN."""
     return float(value) if np.isfinite(value) else None
 
 
@@ -83,7 +83,7 @@ def _of_task(scores: Sequence[np.ndarray], number: int, task: str) -> np.ndarray
 
 
 def _told(found: Difference) -> dict[str, Any]:
-    values = {"mean": found.mean, "low": _plain(found.low), "high": _plain(found.high)}
+    values = {"mean": found.mean, "low": plain(found.low), "high": plain(found.high)}
     return values | {"pairs": found.pairs, "separable": found.separable}
 
 
@@ -100,27 +100,41 @@ def sentence_of(effect: Mapping[str, Any]) -> str:
 
 
 def ranking_sentences(found: Headline) -> list[str]:
-    """Which arm is best on the mean of tasks, and which ones can't be told apart from it."""
+    """Which arm is best on the mean of tasks, which ones can't be told apart from it, and which ones lack scores."""
     means = found.means.mean(axis=1)
-    if not np.isfinite(means).any():
+    scored = np.flatnonzero(np.isfinite(means))
+    if not len(scored):
         return ["No arm has been scored on all tasks yet."]
     best = int(np.nanargmax(means))
     over_tasks = found.scores.mean(axis=1)
     level: list[str] = []
     below: list[str] = []
-    for number, name in enumerate(found.arms):
+    pairs = []
+    for number in scored[scored != best]:
         known = np.isfinite(over_tasks[best]) & np.isfinite(over_tasks[number])
-        if number == best or not known.any():
-            continue
-        gap = paired_difference(over_tasks[best][known].tolist(), over_tasks[number][known].tolist())
-        (below if gap.separable else level).append(name)
+        pairs.append(int(known.sum()))
+        one, other = (over_tasks[side][known].tolist() for side in (best, number))
+        (below if one and paired_difference(one, other).separable else level).append(found.arms[number])
     top = f"{found.arms[best]} has the highest mean score ({means[best]:.3f})"
-    if found.scores.shape[2] < 2:
-        return [f"{top}; with one seed nothing can be told apart."]
+    lacking = [name for name, mean in zip(found.arms, means, strict=True) if not np.isfinite(mean)]
+    return [_of_the_best(top, level, below, pairs), *_lacking(lacking)]
+
+
+def _of_the_best(top: str, level: Sequence[str], below: Sequence[str], pairs: Sequence[int]) -> str:
+    """The sentence on the arm with the highest mean; `pairs` are the seeds that it shares with each of the others."""
+    if not pairs:
+        return f"{top}; there is no other to compare with."
+    if max(pairs) < 2:
+        return f"{top}; with one seed nothing can be told apart."
     if not level:
-        return [f"{top}, separable from all others."]
+        return f"{top}, separable from all others."
+    over = f"{pairs[0]} seeds" if len(set(pairs)) == 1 else f"the seeds that they share ({min(pairs)} to {max(pairs)})"
     rest = f"; it is better than {_listed(below)}" if below else ""
-    return [f"{top}, but is not separable from {_listed(level)} over {found.scores.shape[2]} seeds{rest}."]
+    return f"{top}, but is not separable from {_listed(level)} over {over}{rest}."
+
+
+def _lacking(names: Sequence[str]) -> list[str]:
+    return [f"Not scored on all tasks: {_listed(names)}."] if names else []
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -146,5 +160,5 @@ def correlations(
 def as_json(found: Correlation) -> dict[str, Any]:
     """Plain values; NaN becomes null."""
     values = asdict(found) | {"separable": found.separable, "sentence": found.sentence}
-    clean = {k: _plain(v) if isinstance(v, float) else v for k, v in values.items()}
-    return clean | {"without": {name: _plain(v) for name, v in found.without.items()}}
+    clean = {k: plain(v) if isinstance(v, float) else v for k, v in values.items()}
+    return clean | {"without": {name: plain(v) for name, v in found.without.items()}}

@@ -53,7 +53,8 @@ class Correlation:
             f"{self.p_holm:.3g} after Holm's correction"
         )
         if self.separable:
-            return f"{self.measure} goes with performance over {self.sets} sets: {numbers}."
+            way = "with" if self.rho > 0 else "against"
+            return f"{self.measure} goes {way} performance over {self.sets} sets: {numbers}."
         return f"{self.measure} is not separable from no correlation at n = {self.sets}: {numbers}."
 
 

@@ -11,9 +11,7 @@ from geomaestro.config import check
 from geomaestro.errors import SpecError
 from geomaestro.learn.metrics import BETTER_IF_LESS
 from geomaestro.learn.recipe import LabelCount, Protocol, Recipe, load_recipe
-from geomaestro.study.spec import Study, Value
-
-BASELINE = "baselines"
+from geomaestro.study.spec import BASELINE, Study, Value, folder_of
 
 
 @dataclass(frozen=True)
@@ -38,6 +36,12 @@ class Arm:
         """The value that chooses pretraining samples, if one does."""
         return next((value for value in self.values if value.choose is not None), None)
 
+    @property
+    def choice_name(self) -> str:
+        """The name of that value, or of the arm."""
+        chosen = (name for name, value in zip(self.names.values(), self.values, strict=True) if value is self.choice)
+        return next(chosen, self.name)
+
 
 @dataclass(frozen=True)
 class Unit:
@@ -50,7 +54,7 @@ class Unit:
     @property
     def folder(self) -> Path:
         """Below the study's folder."""
-        name = BASELINE if self.arm is None else self.arm.name.replace(", ", "-")
+        name = BASELINE if self.arm is None else folder_of(self.arm.name)
         return Path("arms") / name / self.model / f"seed{self.seed}"
 
     @property
@@ -72,6 +76,15 @@ def arms_of(study: Study) -> list[Arm]:
     ]
 
 
+def arms_by_set(study: Study) -> dict[str, list[Arm]]:
+    """Name of a chosen pretraining set: the arms that are pretrained on it, which may differ in other axes."""
+    found: dict[tuple[str | None, int | str | None], list[Arm]] = {}
+    for arm in arms_of(study):
+        if arm.pretrained and arm.choice is not None:
+            found.setdefault((arm.choice.choose, arm.choice.budget), []).append(arm)
+    return {" = ".join(dict.fromkeys(arm.choice_name for arm in arms)): arms for arms in found.values()}
+
+
 def units_of(study: Study) -> list[Unit]:
     """All units, one seed of every arm before the next seed, so that a stopped study compares whole seeds."""
     out = []
@@ -80,6 +93,11 @@ def units_of(study: Study) -> list[Unit]:
             out += [Unit(None, model, seed) for model in study.models]
         out += [Unit(arm, model, seed) for arm in arms_of(study) for model in study.models]
     return out
+
+
+def tasks_of(study: Study, unit: Unit) -> list[str]:
+    """The tasks that a unit's model is evaluated on."""
+    return [name for name in study.tasks if study.model_of(name) == unit.model]
 
 
 def pretraining_recipe(study: Study, unit: Unit, subset: Path | None) -> Recipe:

@@ -11,14 +11,15 @@ from pathlib import Path
 
 import yaml
 
-from geomaestro.errors import GeomaestroError, RunError, SpecError
+from geomaestro.errors import GeomaestroError, RunError
 from geomaestro.learn.log import bar, counted
-from geomaestro.learn.recipe import find_target
 from geomaestro.learn.run import Run, evaluate_model, run_recipe
 from geomaestro.learn.stopping import Interrupted
 from geomaestro.models.hub import save_mae
-from geomaestro.runs import append_row, lock, make_folder, write_atomically
-from geomaestro.study.grid import Unit, headline_of, pretraining_recipe, task_recipe, units_of
+from geomaestro.runs import append_row, lock, make_folder, open_run, write_atomically
+from geomaestro.study.begun import UNTRAINED, asked_of_untrained, place_of_model, require_same
+from geomaestro.study.checking import check_study
+from geomaestro.study.grid import Unit, pretraining_recipe, task_recipe, tasks_of, units_of
 from geomaestro.study.pools import make_pool, make_set
 from geomaestro.study.spec import Study
 
@@ -43,10 +44,11 @@ def run_study(
 
     Raises:
         SpecError: if a recipe of any unit can't be meant, before anything runs.
-        RunError: if the folder can't be written.
+        RunError: if the folder can't be written, or holds what was made with other settings.
         Interrupted: after Ctrl-C or SIGTERM, once the state is saved.
     """
     check_study(study)
+    require_same(study, folder)
     make_folder(folder)
     spec = yaml.safe_dump(study.model_dump(mode="json", exclude_defaults=True), sort_keys=False, allow_unicode=True)
     write_atomically(folder / "study.yaml", spec.encode())
@@ -70,31 +72,6 @@ def run_study(
     return Outcome(done, len(every), tuple(failed))
 
 
-def check_study(study: Study) -> None:
-    """Check all recipes before anything runs.
-
-    Raises:
-        SpecError: naming what is wrong.
-    """
-    for name in study.tasks:
-        headline_of(study, name)
-    for unit in units_of(study):
-        if unit.seed == 0:
-            recipe = pretraining_recipe(study, unit, None)
-            if recipe.pretrain is None:
-                raise SpecError(f"{study.models[unit.model].recipe}: has no `pretrain`")
-            recipe.dataset()
-            for name in tasks_of(study, unit):
-                task = task_recipe(study, unit, name)
-                assert task.evaluate is not None, "headline_of looks"
-                find_target(task.dataset(), task.evaluate.target)
-
-
-def tasks_of(study: Study, unit: Unit) -> list[str]:
-    """The tasks that a unit's model is evaluated on."""
-    return [name for name in study.tasks if study.model_of(name) == unit.model]
-
-
 def finished(study: Study, unit: Unit, folder: Path) -> bool:
     """True if all evaluations of a unit are complete."""
     return all(result_of(folder, unit, name).is_file() for name in tasks_of(study, unit))
@@ -107,7 +84,7 @@ def result_of(folder: Path, unit: Unit, task: str) -> Path:
 
 def _make_pools(study: Study, folder: Path) -> None:
     make_folder(folder / "pools")
-    with lock(folder / "pools"):
+    with lock(folder / "pools", wait=True):  # another share may be measuring them
         for name in study.models:
             with counted(f"measure {name}") as report:
                 make_pool(study, name, folder, report)
@@ -134,14 +111,14 @@ def _pretrained(study: Study, unit: Unit, folder: Path, command: str) -> Path:
     """The model of a unit: pretrained, or with random weights."""
     subset = make_set(study, unit, folder)
     recipe = pretraining_recipe(study, unit, subset)
-    place = folder / unit.folder / "pretrained"
-    if unit.arm is None or not unit.arm.pretrained:
-        place = folder / unit.folder / "untrained"
+    place = place_of_model(unit, folder)
+    begun = (place / "recipe.yaml").is_file()
+    if place.name == UNTRAINED:
         if not (place / "model" / "model.json").is_file():
-            make_folder(place)
+            open_run(place, asked_of_untrained(recipe), resume=begun)
             model = Run(recipe, place, command).new_model(recipe.seed)
             save_mae(place / "model", model, origin={"recipe": recipe.name, "steps": 0, "seed": recipe.seed})
         return place
     if not (place / "result.json").is_file():
-        run_recipe(recipe, place, command=command, resume=(place / "recipe.yaml").is_file())
+        run_recipe(recipe, place, command=command, resume=begun)
     return place

@@ -1,6 +1,6 @@
 """How diverse the pretraining sets of a study are: the measures of `geomaestro diversity`, per arm and model."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +8,12 @@ import numpy as np
 
 from geomaestro.select.diversity import summarise
 from geomaestro.select.table import numbers, read_table
-from geomaestro.study.grid import Unit, arms_of, units_of
+from geomaestro.study.grid import Arm, Unit, arms_by_set
 from geomaestro.study.pools import pool_of, set_of
 from geomaestro.study.spec import Published, Study
 from geomaestro.study.table import read_columns
 
-Sets = dict[str, dict[str, dict[str, float]]]  # model: arm: measure: value
+Sets = dict[str, dict[str, dict[str, float]]]  # model: set: measure: value
 SIZE = "samples"
 NAMES: Mapping[str, str] = {  # key of a summary: name of the measure
     "continent": "continent entropy", "biome": "biome entropy", "land_cover": "land-cover entropy",
@@ -22,15 +22,20 @@ NAMES: Mapping[str, str] = {  # key of a summary: name of the measure
 
 
 def measure_sets(study: Study, folder: Path) -> Sets:
-    """Measures of what each arm is pretrained on, mean over the seeds' sets, for the sets that were chosen."""
-    found: dict[str, dict[str, list[dict[str, float]]]] = {}
-    for unit in units_of(study):
-        path = set_of(study, unit, folder)
-        if unit.arm is not None and path is not None and path.is_file():
-            found.setdefault(unit.model, {}).setdefault(unit.arm.name, []).append(measures_of(summarise(path)))
-    return {
-        model: {arm: _mean(each) for arm, each in of_arms.items()} for model, of_arms in found.items()
-    }  # fmt: skip
+    """Measures of the sets that were chosen to be pretrained on, mean over the seeds."""
+    out: Sets = {}
+    for model in study.models:
+        for name, arms in arms_by_set(study).items():
+            paths = [path for seed in range(study.seeds) if (path := _first(study, arms, model, seed, folder))]
+            if paths:
+                out.setdefault(model, {})[name] = _mean([measures_of(summarise(path)) for path in paths])
+    return out
+
+
+def _first(study: Study, arms: Sequence[Arm], model: str, seed: int, folder: Path) -> Path | None:
+    """The table of a seed's set; each of the arms that share the set has the same."""
+    paths = [set_of(study, Unit(arm, model, seed), folder) for arm in arms]
+    return next((path for path in paths if path is not None and path.is_file()), None)
 
 
 def measures_of(summary: Mapping[str, Any]) -> dict[str, float]:
@@ -49,10 +54,9 @@ def places_of_sets(study: Study, folder: Path) -> dict[str, dict[str, tuple[np.n
     """Longitudes and latitudes of each model's pool (under "") and of the first seed's sets, for maps."""
     out: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
     for model in study.models:
-        pool = pool_of(study, model, folder)
-        sets = {arm.name: set_of(study, Unit(arm, model, 0), folder) for arm in arms_of(study)}
-        there = {"": pool} | {arm: path for arm, path in sets.items() if path is not None}
-        found = {arm: _places(path) for arm, path in there.items() if path.is_file()}
+        sets = {name: _first(study, arms, model, 0, folder) for name, arms in arms_by_set(study).items()}
+        there = {"": pool_of(study, model, folder), **sets}
+        found = {name: _places(path) for name, path in there.items() if path is not None and path.is_file()}
         if any(np.isfinite(lon).any() for lon, _ in found.values()):
             out[model] = found
     return out

@@ -1,6 +1,7 @@
 """The study: many runs that differ in what their axes say, as one YAML checked whole before anything runs."""
 
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,7 +11,10 @@ from geomaestro.config import Strict
 from geomaestro.learn.recipe import LabelCount, Protocol
 from geomaestro.select.rule import read_rule
 
-RESERVED = ("baselines", "pools", "sets")  # names of folders beside those of arms
+BASELINE = "baselines"  # of the folder beside those of arms
+MEAN = "mean of tasks"
+RESERVED = ("pretrained", "untrained", MEAN)  # folders beside those of tasks, and the last column of tables
+LONGEST = 240  # bytes of the name of a folder; a file in it may add to it
 
 
 class Value(Strict):
@@ -128,13 +132,28 @@ class Study(Strict):
                 raise ValueError(f"axes.{axis}: has {len(values)} values; what differs needs two or more")
         self._check_tasks()
         self._check_choices()
+        self._check_names()
+        return self
+
+    def _check_names(self) -> None:
+        """Each name can be that of a folder, and no two arms share one."""
         names = [*self.models, *self.axes, *self.tasks, *(v for values in self.axes.values() for v in values)]
-        bad = [name for name in names if not name or set(name) & set("/\\") or name.startswith(".")]
-        if bad:
+        bad = [name for name in names if not name.isprintable() or not name.strip() or set(name) & set("/\\")]
+        if bad := bad + [name for name in names if name.startswith(".")]:
             raise ValueError(
                 f"{bad[0]!r}: names of models, tasks, axes and values become folders; no slashes or dots first"
             )
-        return self
+        taken = {BASELINE: BASELINE}
+        for parts in product(*self.axes.values()):
+            name, folder = ", ".join(parts), folder_of(", ".join(parts))
+            if folder in taken:
+                raise ValueError(
+                    f"arms {taken[folder]!r} and {name!r} would share the folder {folder!r}; rename a value"
+                )
+            taken[folder] = name
+        long = [name for name in [*taken, *self.models, *self.tasks] if len(name.encode()) > LONGEST]
+        if long:
+            raise ValueError(f"{long[0][:40]!r} ...: is too long for the name of a folder; shorten names of values")
 
     def _check_tasks(self) -> None:
         for name, task in self.tasks.items():
@@ -143,7 +162,7 @@ class Study(Strict):
             if task.model is not None and task.model not in self.models:
                 raise ValueError(f"tasks.{name}.model: {task.model!r} is not one of {', '.join(self.models)}")
             if name in RESERVED:
-                raise ValueError(f"tasks.{name}: is a name that the study's folder needs; take another")
+                raise ValueError(f"tasks.{name}: is a name that a study needs itself; take another")
         idle = [name for name in self.models if not any(self.model_of(task) == name for task in self.tasks)]
         if idle:
             raise ValueError(f"models.{idle[0]}: no task evaluates it")
@@ -165,6 +184,11 @@ class Study(Strict):
     def model_of(self, task: str) -> str:
         """The model that a task evaluates."""
         return self.tasks[task].model or next(iter(self.models))
+
+
+def folder_of(arm: str) -> str:
+    """The name of an arm's folder and files."""
+    return arm.replace(", ", "-")
 
 
 def check_budget(value: int | str) -> int | str:

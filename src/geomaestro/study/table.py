@@ -13,8 +13,8 @@ import numpy as np
 
 from geomaestro.errors import DataError
 from geomaestro.runs import read_rows, write_atomically
-from geomaestro.study.grid import BASELINE, Unit, arms_of, headline_of, units_of
-from geomaestro.study.running import result_of, tasks_of
+from geomaestro.study.grid import BASELINE, Unit, arms_of, headline_of, tasks_of, units_of
+from geomaestro.study.running import result_of
 from geomaestro.study.spec import Published, Study
 
 Row = dict[str, Any]
