@@ -27,7 +27,6 @@ HEAVY = {
     "jinja2",
     "matplotlib",
     "pyogrio",
-    "pyogrio",
     "pyproj",
     "pystac",
     "pystac_client",
