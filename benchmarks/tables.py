@@ -32,6 +32,8 @@ def tables_of(path: Path) -> str:
         return reading_table(content, path)
     if suite == "diversity":
         return diversity_table(content, path)
+    if suite == "choose":
+        return choose_table(content, path)
     if suite not in TABLES or not content["rows"]:
         return ""
     rows = [row for row in content["rows"] if "failed" not in row]
@@ -49,6 +51,21 @@ def diversity_table(content: Mapping[str, Any], path: Path) -> str:
     ]
     table = markdown(("12 x 256 x 256, 16 bits, one processor", "tiles/s", "GB/s"), rows)
     return f"`{path.parent.name}/{path.name}`: {content['machine']}.\n\n{table}"
+
+
+def choose_table(content: Mapping[str, Any], path: Path) -> str:
+    """What choosing takes, by number of candidates."""
+    rows = [
+        (
+            f"{row['candidates']:,}",
+            row["choice"],
+            *((f"{row['cpu_seconds']:.2f}", f"{row['peak_mib']:,}") if "failed" not in row else ("not run", "–")),
+            f"{row['share_of_optimum']:.2%}" if "share_of_optimum" in row else "–",
+        )
+        for row in content["rows"]
+    ]
+    heads = ("candidates", "terms", "CPU seconds", "peak MiB", "of the optimum, at least")
+    return f"`{path.parent.name}/{path.name}`: {content['machine']}.\n\n{markdown(heads, rows, words=2)}"
 
 
 def markdown(heads: Iterable[str], rows: Iterable[Iterable[str]], words: int = 1) -> str:
